@@ -1,0 +1,1 @@
+"""Data: one type past loading, its readers, the store, the synthetic set."""

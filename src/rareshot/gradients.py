@@ -1,0 +1,75 @@
+"""The meta-gradient of one task: how the query loss after adaptation changes with the initial weights, Eqs. (2) to (4).
+
+The outer loss is a function of the tasks' losses alone, so each task's gradient can be had by itself: Σ_i weight_i ∇L_i.
+That is what lets a task be clipped, skipped or computed beside another, and what the two paths share: `plain` through
+autograd for any network, and the explicit one of `rareshot.explicit` where it applies, which gives the same.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rareshot.backbones import Network
+from rareshot.inner import adapt, adapted_names, query_logits, support_moments
+from rareshot.losses import task_loss
+
+
+class Task(NamedTuple):
+    """The tensors of an episode, standardised."""
+
+    support_x: Float[Tensor, "s c h w"]
+    support_y: Int[Tensor, " s"]
+    query_x: Float[Tensor, "q c h w"]
+    query_y: Int[Tensor, " q"]
+    way: int
+
+
+class TaskGradient(NamedTuple):
+    """What one task says to the outer loop."""
+
+    loss: float
+    """L_i, Eq. (1), on the query images after adaptation."""
+    gradient: dict[str, Tensor]
+    """∇L_i in the initial weights, by name."""
+    logits: Float[Tensor, "q way"]
+
+
+def plain(
+    net: Network, params: Mapping[str, Tensor], task: Task, *, steps: int, lr: float, adapted: str, second_order: bool
+) -> TaskGradient:
+    """The functional loop through autograd: for any backbone and norm mode, and the reference for anything faster.
+
+    Args:
+        net: the structure; its norm layers hold state during the call, so each thread needs a copy of its own.
+        params: initial weights by name.
+        steps: inner steps.
+        lr: inner rate γ.
+        adapted: `all` or `head`, see `rareshot.inner.adapted_names`.
+        second_order: through the inner steps; first order takes their gradients as constants.
+    """
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    names = adapted_names(leaves, adapted)
+    moved = adapt(
+        net,
+        net.begin(leaves, task.way),
+        task.support_x,
+        task.support_y,
+        steps=steps,
+        lr=lr,
+        names=names,
+        second_order=second_order,
+    )
+    logits = query_logits(net, moved, task.query_x, support_moments(net, moved, task.support_x))
+    loss = task_loss(logits, task.query_y)
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return TaskGradient(loss.item(), dict(zip(leaves, gradients, strict=True)), logits.detach())
+
+
+def meta_gradient(
+    net: Network, params: Mapping[str, Tensor], task: Task, *, steps: int, lr: float, adapted: str, second_order: bool
+) -> TaskGradient:
+    """`plain`, or the explicit path where that applies; the same numbers either way."""
+    return plain(net, params, task, steps=steps, lr=lr, adapted=adapted, second_order=second_order)

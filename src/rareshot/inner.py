@@ -1,0 +1,84 @@
+"""The inner loop: k images in, adapted weights out, Eq. (2). One function for training, evaluation and prediction (§2.2).
+
+| symbol | here | meaning |
+|---|---|---|
+| φ | `params` | initial weights |
+| φ'_i | what `adapt` returns | weights of task i after adaptation |
+| γ | `lr` | size of a step |
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import functional_call
+
+from rareshot.backbones import Network
+from rareshot.backbones.norms import Moments, frozen_by, needs_moments, norms_of, recording
+from rareshot.losses import task_loss
+
+
+def adapted_names(params: Mapping[str, Tensor], adapted: str = "all") -> tuple[str, ...]:
+    """The weights that the inner loop moves.
+
+    Args:
+        adapted: `all` (MAML) or `head` (ANIL, Raghu et al. 2020). TaskNorm's blending weights are learnt, never adapted.
+    """
+    if adapted not in ("all", "head"):
+        raise ValueError(f"adapted={adapted!r} is neither all nor head")
+    start = "head." if adapted == "head" else ""
+    return tuple(name for name in params if name.startswith(start) and ".blend_" not in name)
+
+
+def adapt(
+    net: Network,
+    params: Mapping[str, Tensor],
+    x: Float[Tensor, "s c h w"],
+    y: Int[Tensor, " s"],
+    *,
+    steps: int,
+    lr: float,
+    names: Collection[str],
+    second_order: bool = False,
+) -> dict[str, Tensor]:
+    """Eq. (2), `steps` times: φ ← φ - γ ∇ L(φ; support), on the weights called `names`.
+
+    Pure: `net` gives the structure, `params` the weights, and neither is changed. The answer is differentiable in `params`.
+
+    Args:
+        second_order: keep the graph of each gradient, so that the meta-gradient holds the Hessian's part. Without it the
+            gradients are constants, which is first-order MAML, and all that evaluation needs.
+    """
+    params = dict(params)
+    if not second_order:  # leaves of their own: gradients are taken at each step and kept by no graph
+        params = {name: value if value.requires_grad else value.detach().requires_grad_() for name, value in params.items()}
+    for _ in range(steps):
+        moved = {name: params[name] for name in names}
+        loss = task_loss(functional_call(net, params, (x,)), y)
+        gradients = torch.autograd.grad(loss, list(moved.values()), create_graph=second_order)
+        for (name, value), gradient in zip(moved.items(), gradients, strict=True):
+            params[name] = value - lr * gradient
+    return params
+
+
+def support_moments(net: Network, params: Mapping[str, Tensor], x: Float[Tensor, "s c h w"]) -> list[Moments] | None:
+    """Statistics that the adapted weights see on the support images, one a norm layer; None where the mode needs none."""
+    if not any(needs_moments(layer.mode) for layer in norms_of(net)):
+        return None
+    with recording(net) as layers:
+        functional_call(net, dict(params), (x,))
+        recorded = [layer.recorded for layer in layers]
+    return [moments for moments in recorded if moments is not None]
+
+
+def query_logits(
+    net: Network, params: Mapping[str, Tensor], x: Float[Tensor, "q c h w"], moments: list[Moments] | None
+) -> Float[Tensor, "q way"]:
+    """Logits of query images under adapted weights and the support set's frozen statistics."""
+    if moments is None:
+        logits: Tensor = functional_call(net, dict(params), (x,))
+        return logits
+    with frozen_by(net, moments):
+        logits = functional_call(net, dict(params), (x,))
+    return logits

@@ -1,0 +1,56 @@
+"""The machine: how many threads to use, and an allocator that keeps its memory."""
+
+import ctypes
+import os
+from functools import cache
+
+import torch
+
+
+@cache
+def keep_memory() -> bool:
+    """Tell glibc to keep freed blocks instead of giving them back to the system at every step; False where it cannot.
+
+    Every step of meta-training asks for the same large blocks again, and a page that was given back must be cleared
+    anew: 1.26 times faster on 2 cores at 84 px (docs/architecture.md).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library, or another system
+        return False
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # numbers of <malloc.h>
+    return all(
+        mallopt(ctypes.c_int(option), ctypes.c_int(value)) == 1
+        for option, value in ((mmap_threshold, 2**31 - 1), (trim_threshold, -1), (top_pad, 64 * 2**20))
+    )
+
+
+def use_threads(threads: int | None) -> int:
+    """Let torch use `threads` (None: the cores that this process may use); the number that it then uses.
+
+    Raises:
+        ValueError: if `threads` is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads={threads}: at least 1 is needed")
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return torch.get_num_threads()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the GPU where there is one.
+
+    Raises:
+        ValueError: if torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name!r} is not a device; use auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={name!r} is not supported; use auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name!r}, but torch sees no GPU here; use cpu")
+    return device

@@ -1,0 +1,15 @@
+"""The methods by name. One line here adds another: its command, its label in reports and its tests come with it."""
+
+from rareshot.losses import DifficultyAware
+from rareshot.methods.maml import MAML
+
+METHODS = {
+    "maml": MAML(),
+    "fomaml": MAML(second_order=False),
+    "anil": MAML(adapted="head"),
+    "daml": MAML(meta_loss=DifficultyAware()),
+}
+"""Command → method with the paper's values, or those of docs/paper.md where the paper gives none."""
+
+LABELS = {"maml": "MAML", "fomaml": "first-order MAML", "anil": "ANIL", "daml": "DAML"}
+"""Command → name in reports."""

@@ -1,0 +1,337 @@
+"""What the figures of many episodes are worth: intervals that say over what, paired tests, a bootstrap over lesions.
+
+Two questions, two intervals. "Would other episodes drawn from the same lesions give the same mean?" is Student's t
+over episodes (`interval`, `paired`). "Would other patients?" is the bootstrap over lesions (`bootstrap_over_groups`):
+the episodes share their lesions, so more episodes narrow the first interval without end, but not the second.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+Array = np.ndarray[Any, Any]
+
+POWER = 0.8
+"""The chance that `Paired.needed` asks for; the usual convention."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its interval.
+
+    `low` and `high` are NaN when a single value gives none. `kind` says over what, as in "over episodes", "over
+    lesions" or, number included, "over 600 episodes"; the text puts `n` in where `kind` has no number.
+
+    Example:
+        >>> print(Interval(0.812, 0.790, 0.834, 600, "over episodes"))
+        0.812 (0.790 to 0.834, 95 % over 600 episodes)
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    kind: str
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not self.kind.startswith("over "):
+            raise ValueError(f"kind must say over what, as in 'over episodes' or 'over lesions'; got {self.kind!r}")
+        _check_level(self.level)
+
+    def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.mean:.3f} (no interval, n = {self.n})"
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f}, {100 * self.level:g} % {self._over_n()})"
+
+    def _over_n(self) -> str:
+        what = self.kind.removeprefix("over ")
+        return self.kind if what[:1].isdigit() else f"over {self.n} {what}"
+
+
+def interval(values: Sequence[float] | Array, kind: str, level: float = 0.95) -> Interval:
+    """Student's t interval of the mean; `low` and `high` are NaN when there is only one value.
+
+    Args:
+        values: (n,) one for each independent draw: an episode (its training seeds averaged first), or a training seed.
+        kind: over what, see `Interval`.
+        level: the share of such intervals that hold the true mean.
+
+    Raises:
+        ValueError: if there is no value, or one is NaN or infinite.
+    """
+    _check_level(level)
+    x = _finite(values, "values")
+    mean = float(x.mean())
+    if len(x) == 1:
+        return Interval(mean, math.nan, math.nan, 1, kind, level)
+    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1)) * _sd(x) / math.sqrt(len(x))
+    return Interval(mean, mean - half, mean + half, len(x), kind, level)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The mean difference of two methods that met the same episodes."""
+
+    interval: Interval
+    """Of the differences, first minus second."""
+    p_value: float
+    """Two-sided, paired t."""
+    p_wilcoxon: float
+    """Two-sided, Wilcoxon's signed ranks: the same question without the normal distribution."""
+    needed: int | None
+    """How many pairs make the interval exclude 0 with power 0.8, if mean and spread are as observed.
+
+    None if the mean is 0, or so small that a billion pairs are too few.
+    """
+
+    @property
+    def mean(self) -> float:
+        """Mean of first minus second."""
+        return self.interval.mean
+
+    @property
+    def n(self) -> int:
+        """The number of pairs."""
+        return self.interval.n
+
+    def __str__(self) -> str:
+        i = self.interval
+        way = "higher than" if self.mean > 0 else "lower than" if self.mean < 0 else "different from"
+        needed = "no practicable n would show" if self.needed is None else f"n = {self.needed} would show"
+        return (
+            f"The first is {abs(self.mean):.3f} {way} the second "
+            f"({100 * i.level:g} % interval of the difference {i.low:.3f} to {i.high:.3f} {i._over_n()}, "
+            f"paired t p = {self.p_value:.2g}, Wilcoxon p = {self.p_wilcoxon:.2g}); "
+            f"{needed} such a difference with power {POWER:g}."
+        )
+
+
+def paired(a: Sequence[float] | Array, b: Sequence[float] | Array, kind: str, level: float = 0.95) -> Paired:
+    """The difference a - b, episode by episode: interval, two p-values, and how many episodes it would take.
+
+    Args:
+        a: (n,) the first method's value of each episode.
+        b: (n,) the second method's, of the same episodes in the same order.
+        kind: over what, see `Interval`.
+        level: of the interval; `needed` speaks of the same one.
+
+    Raises:
+        ValueError: if the lengths differ, there are fewer than 2 pairs, or a value is NaN or infinite.
+    """
+    x, y = _finite(a, "a"), _finite(b, "b")
+    if len(x) != len(y) or len(x) < 2:
+        raise ValueError(
+            f"a pair needs one value of each method, and a comparison 2 pairs; got {len(x)} and {len(y)} values"
+        )
+    d = x - y
+    n, mean, sd = len(d), float(d.mean()), _sd(d)
+    if not d.any():
+        return Paired(interval(d, kind, level), 1.0, 1.0, None)
+    t = mean / (sd / math.sqrt(n)) if sd else math.inf
+    return Paired(
+        interval=interval(d, kind, level),
+        p_value=float(2 * stats.t.sf(abs(t), n - 1)),
+        p_wilcoxon=float(stats.wilcoxon(d).pvalue),
+        needed=_needed(mean, sd, level),
+    )
+
+
+def average_ranks(matrix: Array) -> tuple[Array, float]:
+    """Mean rank of each method over tasks, 1 is best, and Nemenyi's critical difference at the 5 % level.
+
+    Two methods differ if their mean ranks lie further apart than that (Demšar, JMLR 7, 2006, §3.2.2).
+
+    Args:
+        matrix: (tasks, methods), higher is better.
+    """
+    if matrix.ndim != 2 or matrix.shape[1] < 2 or not np.isfinite(matrix).all():
+        raise ValueError(
+            f"ranks need a finite (tasks, methods) matrix with 2 methods or more; got shape {matrix.shape}"
+        )
+    tasks, k = matrix.shape
+    q = float(stats.studentized_range.ppf(0.95, k, np.inf)) / math.sqrt(2)
+    ranks: Array = stats.rankdata(-matrix, axis=1)
+    return ranks.mean(axis=0), q * math.sqrt(k * (k + 1) / (6 * tasks))
+
+
+@dataclass(frozen=True, eq=False)
+class QueryScores:
+    """What a classifier said of the query images of one 2-way episode.
+
+    Args:
+        scores: (q,) probabilities of class 1; any monotone function of them does as well.
+        labels: (q,) 0 or 1, both present.
+        groups: (q,) the lesion (or patient) of each image; one number is one lesion in all episodes.
+
+    Raises:
+        ValueError: if the lengths differ, a score is not finite, or the labels are not those of two classes.
+    """
+
+    scores: Array
+    labels: Array
+    groups: Array
+
+    def __post_init__(self) -> None:
+        if not self.scores.shape == self.labels.shape == self.groups.shape == (len(self.scores),):
+            shapes = f"{self.scores.shape}, {self.labels.shape} and {self.groups.shape}"
+            raise ValueError(
+                f"scores, labels and groups need one entry each for every query image; got shapes {shapes}"
+            )
+        _finite(self.scores, "scores")
+        if set(self.labels.tolist()) != {0, 1}:
+            found = sorted(set(self.labels.tolist()))
+            raise ValueError(
+                f"the bootstrap is for 2-way episodes with images of both classes, labels 0 and 1; got {found}"
+            )
+
+
+def bootstrap_over_groups(
+    episodes: Sequence[QueryScores],
+    *,
+    resamples: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+    kind: str = "over lesions",
+) -> Interval:
+    """Mean AUC over episodes with a percentile interval over lesions; `n` is their number.
+
+    A resample draws as many lesions as there are, with replacement, the same ones for all episodes. In each episode a
+    query image weighs as often as its lesion was drawn; the weighted AUCs (ties half) are averaged over episodes,
+    without those that kept no image of a class. Support sets stay as they were: the interval speaks of other lesions to
+    be judged, not of others to learn from.
+
+    Raises:
+        ValueError: if there is no episode, or the lesions are so few that over 1 in 20 resamples keep no episode with
+            both classes; up to there, such resamples are left out.
+    """
+    replicates, mean, lesions = _replicates(episodes, resamples, seed)
+    return _percentiles(replicates, mean, lesions, kind, level)
+
+
+def bootstrap_pairs_over_groups(
+    a: Sequence[QueryScores],
+    b: Sequence[QueryScores],
+    *,
+    resamples: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+    kind: str = "over lesions",
+) -> Interval:
+    """Difference of two mean AUCs, first minus second, with a percentile interval over lesions, the same for both.
+
+    Raises:
+        ValueError: if the two do not hold the same episodes, and as `bootstrap_over_groups` does.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"a paired bootstrap needs the same episodes of both methods; got {len(a)} and {len(b)}")
+    for number, (x, y) in enumerate(zip(a, b, strict=True)):
+        if not (np.array_equal(x.labels, y.labels) and np.array_equal(x.groups, y.groups)):
+            raise ValueError(
+                f"episode {number}: labels or groups differ; evaluate both methods on the same episodes, in one order"
+            )
+    replicates_a, mean_a, lesions = _replicates(a, resamples, seed)
+    replicates_b, mean_b, _ = _replicates(b, resamples, seed)
+    return _percentiles(replicates_a - replicates_b, mean_a - mean_b, lesions, kind, level)
+
+
+def weighted_aucs(scores: Array, labels: Array, weights: Array) -> Array:
+    """AUC of one episode for each column of image weights, (resamples,); ties half, NaN where a class weighs nothing.
+
+    Σ_{i of class 1, j of class 0} w_i w_j ([s_i > s_j] + ½ [s_i = s_j]) / (Σ w_i · Σ w_j): the images of class 0 are
+    sorted once, and the sum over j is read off their cumulative weights.
+
+    Args:
+        scores: (q,).
+        labels: (q,) 0 or 1.
+        weights: (q, resamples), not negative.
+    """
+    negatives = np.flatnonzero(labels == 0)
+    negatives = negatives[np.argsort(scores[negatives], kind="stable")]
+    below = np.zeros((len(negatives) + 1, weights.shape[1]))
+    np.cumsum(weights[negatives], axis=0, out=below[1:])
+    positives = scores[labels == 1]
+    strictly, at_most = (np.searchsorted(scores[negatives], positives, side=side) for side in ("left", "right"))
+    # Few scores are tied, as a rule: the second reading is only for those.
+    read = below[strictly]
+    tied = np.flatnonzero(strictly != at_most)
+    read[tied] = (read[tied] + below[at_most[tied]]) / 2
+    w = weights[labels == 1]
+    total = w.sum(axis=0) * below[-1]
+    areas: Array = np.divide(np.einsum("ir,ir->r", w, read), total, out=np.full(len(total), np.nan), where=total > 0)
+    return areas
+
+
+def _replicates(episodes: Sequence[QueryScores], resamples: int, seed: int) -> tuple[Array, float, int]:
+    """Mean AUC of each resample that has one, mean AUC as measured, number of lesions."""
+    if not episodes or resamples < 1:
+        raise ValueError(f"the bootstrap needs episodes and resamples; got {len(episodes)} and {resamples}")
+    names, numbers = np.unique(np.concatenate([episode.groups for episode in episodes]), return_inverse=True)
+    lesions = len(names)
+    times = np.random.default_rng(seed).multinomial(lesions, np.full(lesions, 1 / lesions), size=resamples)
+    # The last column counts every lesion once: the mean as measured.
+    weights = np.ascontiguousarray(np.vstack([times, np.ones(lesions)]).T)
+    areas, defined = np.zeros(resamples + 1), np.zeros(resamples + 1)
+    start = 0
+    for episode in episodes:
+        of_images = weights[numbers[start : start + len(episode.groups)]]
+        start += len(episode.groups)
+        area = weighted_aucs(episode.scores, episode.labels, of_images)
+        areas += np.nan_to_num(area)
+        defined += ~np.isnan(area)
+    kept = defined[:-1] > 0
+    empty = resamples - int(kept.sum())
+    if empty > resamples / 20:
+        raise ValueError(
+            f"{lesions} lesions are too few to resample: {empty} of {resamples} resamples leave no episode with images "
+            "of both classes, and at most 1 in 20 may; give more query lesions, or use interval(), over episodes"
+        )
+    return areas[:-1][kept] / defined[:-1][kept], float(areas[-1] / defined[-1]), lesions
+
+
+def _percentiles(replicates: Array, mean: float, n: int, kind: str, level: float) -> Interval:
+    _check_level(level)
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), n, kind, level)
+
+
+def _needed(mean: float, sd: float, level: float) -> int | None:
+    """The smallest n whose t interval lies on the side of `mean`, without 0, with power 0.8: noncentral t."""
+    if not mean:
+        return None
+    if not sd:
+        return 2
+    z = float(stats.norm.ppf((1 + level) / 2))
+    # Guenther's approximation (The American Statistician 35, 1981) is at most a few too low; from there count up.
+    ratio = sd / abs(mean) * (z + float(stats.norm.ppf(POWER)))
+    if ratio > math.sqrt(1e9):
+        return None
+    n = max(2, math.floor(ratio**2 + z**2 / 2) - 1)
+    while stats.nct.sf(stats.t.ppf((1 + level) / 2, n - 1), n - 1, math.sqrt(n) * abs(mean) / sd) < POWER:
+        n += 1
+    return n
+
+
+def _sd(x: Array) -> float:
+    return float(x.std(ddof=1))
+
+
+def _finite(values: Sequence[float] | Array, name: str) -> Array:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or not len(x):
+        raise ValueError(f"{name} must be a list of at least one number; got shape {x.shape}")
+    wrong = np.flatnonzero(~np.isfinite(x))
+    if len(wrong):
+        raise ValueError(
+            f"{name}: {len(wrong)} of {len(x)} are NaN or infinite, first number {wrong[0]}; find the run that diverged"
+        )
+    return x
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, as in 0.95; got {level}")

@@ -1,0 +1,181 @@
+"""The outer loop of Algorithm 1 (§2.2): tasks, their gradients, the outer loss, Adam. It knows no method by name.
+
+Each task runs on one thread, so the answer does not depend on how many threads there are. Whatever an iteration uses
+is a pure function of (seed, iteration), but for the weights, Adam's moments and the list of skipped tasks: these are
+the `TrainingState`, and training resumed from one goes on bit-identically.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rareshot.backbones import Network
+from rareshot.gradients import Task, TaskGradient
+from rareshot.losses import MetaLoss, difficulty_weight
+from rareshot.metrics import auc
+from rareshot.types import Observe, Progress, State, TrainingState
+
+SKIPPED_LIMIT = 5
+SKIPPED_WINDOW = 100
+
+
+class TrainingDivergedError(RuntimeError):
+    """Too many tasks in a row were not finite; the last checkpoint is good."""
+
+
+@dataclass(frozen=True)
+class Outer:
+    """How the outer loop runs."""
+
+    iterations: int
+    tasks: int
+    """Tasks of one iteration, the meta-batch."""
+    meta_loss: Callable[[int], MetaLoss]
+    """Iteration → outer loss: the mean during the warm-up, then the method's own."""
+    meta_lr: Callable[[int], float]
+    """Iteration → α of Eq. (4)."""
+    clip: float
+    """Largest norm of one task's weighted gradient."""
+
+
+def train_episodic(
+    net: Network,
+    task_of: Callable[[int], tuple[Task, Sequence[str]]],
+    gradient_of: Callable[[Network, Mapping[str, Tensor], Task], TaskGradient],
+    outer: Outer,
+    *,
+    resume: TrainingState | None,
+    observe: Observe,
+    validate: Callable[[int, State], dict[str, float]],
+) -> State:
+    """Meta-train the weights of `net`; returns them, and leaves `net` as it was.
+
+    Args:
+        task_of: number of a task, counted through → the task and the names of its classes.
+        gradient_of: a task's loss and gradient at given weights, on a copy of the network of its own.
+        validate: (iterations done, weights) → figures for the log; a pure function.
+        resume: where an earlier run of the same stood.
+
+    Raises:
+        TrainingDivergedError: if more than 5 of the last 100 tasks were not finite.
+    """
+    weights = {name: value.detach().clone() for name, value in net.named_parameters()}
+    adam = torch.optim.Adam(weights.values(), lr=1.0)
+    skipped: list[int] = []
+    first = 0
+    if resume is not None:
+        first, skipped = resume.iteration, list(resume.skipped)
+        _restore(weights, adam, resume)
+    copies = [copy.deepcopy(net) for _ in range(outer.tasks)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(min(threads, outer.tasks), initializer=lambda: torch.set_num_threads(1))
+    try:
+        for iteration in range(first, outer.iterations):
+            begun = time.perf_counter()
+            numbers = range(iteration * outer.tasks, (iteration + 1) * outer.tasks)
+            drawn = [task_of(number) for number in numbers]
+            data_seconds = time.perf_counter() - begun
+            results = list(pool.map(gradient_of, copies, [weights] * outer.tasks, [task for task, _ in drawn]))
+            finite = [_is_finite(result) for result in results]
+            skipped += [number for number, good in zip(numbers, finite, strict=True) if not good]
+            _stop_if_diverged(skipped, iteration, outer.tasks)
+            losses = torch.tensor([result.loss for result in results], dtype=torch.float64)
+            slopes = difficulty_weight(outer.meta_loss(iteration), losses, drawn[0][0].way).tolist()
+            used = [index for index, good in enumerate(finite) if good]
+            norms = [_norm(results[index].gradient) if finite[index] else float("nan") for index in range(outer.tasks)]
+            if used:
+                gradient = _combine([results[i] for i in used], [slopes[i] for i in used], [norms[i] for i in used], outer.clip)
+                for name, value in weights.items():
+                    value.grad = gradient[name]
+                adam.param_groups[0]["lr"] = outer.meta_lr(iteration)
+                adam.step()
+            record = {
+                "iteration": iteration + 1,
+                "loss": sum(results[i].loss for i in used) / max(len(used), 1),
+                "meta_lr": outer.meta_lr(iteration),
+                "seconds": 0.0,
+                "data_seconds": data_seconds,
+                "skipped": len(skipped),
+                "tasks": [
+                    _task_record(result, task, classes, slope, norm) if good else {"classes": list(classes), "skipped": True}
+                    for result, (task, classes), slope, norm, good in zip(results, drawn, slopes, norms, finite, strict=True)
+                ],
+            }
+            record["seconds"] = time.perf_counter() - begun
+            record |= validate(iteration + 1, weights)
+            state = _snapshot(iteration + 1, weights, adam, skipped)
+            observe(Progress(iteration + 1, outer.iterations, record, state))
+    finally:
+        pool.shutdown()
+        torch.set_num_threads(threads)
+    return weights
+
+
+def _combine(results: list[TaskGradient], slopes: list[float], norms: list[float], clip: float) -> dict[str, Tensor]:
+    """1/tasks Σ_i clip(weight_i ∇L_i): the gradient of the outer loss, each task's part no longer than `clip`."""
+    factors = [
+        slope * min(1.0, clip / max(abs(slope) * norm, 1e-30)) / len(results) for slope, norm in zip(slopes, norms, strict=True)
+    ]
+    total = {name: torch.zeros_like(value) for name, value in results[0].gradient.items()}
+    for factor, result in zip(factors, results, strict=True):
+        for name, value in result.gradient.items():
+            total[name].add_(value, alpha=factor)
+    return total
+
+
+def _task_record(
+    result: TaskGradient, task: Task, classes: Sequence[str], slope: float, norm: float
+) -> dict[str, float | list[str]]:
+    return {
+        "classes": list(classes),
+        "loss": result.loss,
+        "auc": auc(result.logits.softmax(1), task.query_y),
+        "weight": slope,
+        "gradient_norm": norm,
+    }
+
+
+def _norm(gradient: Mapping[str, Tensor]) -> float:
+    return float(torch.stack([value.norm() for value in gradient.values()]).norm())
+
+
+def _is_finite(result: TaskGradient) -> bool:
+    return bool(torch.tensor(result.loss).isfinite()) and all(value.isfinite().all() for value in result.gradient.values())
+
+
+def _stop_if_diverged(skipped: list[int], iteration: int, tasks: int) -> None:
+    recent = [number for number in skipped if number >= (iteration + 1) * tasks - SKIPPED_WINDOW]
+    if len(recent) > SKIPPED_LIMIT:
+        raise TrainingDivergedError(
+            f"training diverged: {len(recent)} of the last {SKIPPED_WINDOW} tasks were not finite (numbers {recent}) at "
+            f"iteration {iteration + 1}; the last checkpoint is good: try a smaller inner_lr or meta_lr"
+        )
+
+
+def _snapshot(iteration: int, weights: State, adam: torch.optim.Adam, skipped: list[int]) -> Callable[[], TrainingState]:
+    def snapshot() -> TrainingState:
+        moments = {
+            f"{name}.{key}": adam.state[value][key].detach().clone()
+            for name, value in weights.items()
+            if value in adam.state
+            for key in ("exp_avg", "exp_avg_sq", "step")
+        }
+        copies = {name: value.detach().clone() for name, value in weights.items()}
+        return TrainingState(iteration, copies, moments, tuple(skipped))
+
+    return snapshot
+
+
+def _restore(weights: State, adam: torch.optim.Adam, resume: TrainingState) -> None:
+    for name, value in weights.items():
+        value.copy_(resume.weights[name])
+        if f"{name}.step" in resume.optimiser:
+            adam.state[value] = {
+                key: resume.optimiser[f"{name}.{key}"].detach().clone() for key in ("step", "exp_avg", "exp_avg_sq")
+            }
