@@ -1,8 +1,8 @@
 """Download a public data set from its publisher: resumed where it was cut, checked, safely unpacked.
 
-A download grows as `NAME.part` beside `NAME.part.etag`, which says which edition of the file it is part of. Only when
-it is whole, has the right checksum and (a zip) has unpacked without complaint does it get its own name. So whatever stands
-in the folder under its own name is complete, and running the same command again goes on where it stopped.
+A download grows as `NAME.part` beside `NAME.part.etag`, which says which edition of the file it is part of. It gets its
+own name only when it is whole, has the right checksum and (a zip) has unpacked without complaint. So whatever stands in
+the folder under its own name is complete, and running the same command again goes on where it stopped.
 
 Checksums are the publisher's; where there are none, the SHA-256 of the first download is written to `checksums.json`
 and every later download is compared with it. Standard library only; nothing is printed.
