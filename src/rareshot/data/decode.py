@@ -4,10 +4,10 @@ What becomes of each kind of picture, so that two readers of one file agree:
 
 - turned as its EXIF orientation says, then the centre square; colour profiles are not applied;
 - 16-bit grey: v / 257, rounded: 0 to 65535 becomes 0 to 255 (a plain `convert("RGB")` would clip at 255);
-- 32-bit integer grey: read as 16-bit if every value is within 0 to 65535, else the image's own least and largest value
-  become black and white;
-- floating-point grey: white is the smallest of 1, 255, 65535 that no value exceeds; if none, or with negative values, the
-  least and largest value become black and white; values that are not finite are refused;
+- 32-bit integer grey: read as 16-bit if every value is within 0 to 65535, else the least and largest value become black
+  and white;
+- floating-point grey: white is the smallest of 1, 255, 65535 that no value exceeds; if none, or with negative values,
+  the least and largest value become black and white; values that are not finite are refused;
 - transparent parts, of a palette too, lie on white; CMYK, YCbCr, LAB, palettes and 1-bit pictures become RGB;
 - of several pages or frames the first counts.
 """
@@ -99,8 +99,9 @@ def square(image: Image.Image, size: int) -> Array:
     """The centre square of an RGB image as (size, size, 3) uint8, resized with antialiasing (bicubic)."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box), dtype=np.uint8)
+    # Cropped first: `resize(box=...)` would mix in pixels from beyond the box.
+    cropped = image.crop((left, top, left + side, top + side))
+    return np.array(cropped.resize((size, size), Image.Resampling.BICUBIC), dtype=np.uint8)
 
 
 def _refuse_bomb(image: Image.Image, data: bytes) -> None:
@@ -207,6 +208,8 @@ def _reason(error: Exception, data: bytes) -> str:
             return "is truncated or damaged: its header cannot be read"
         return f"is not an image: not {', '.join(FORMATS[:-1])} or {FORMATS[-1]} by its content"
     text = str(error) or type(error).__name__
+    if data.startswith(b"RIFF") and int.from_bytes(data[4:8], "little") + 8 > len(data):
+        text = "truncated WEBP"
     if isinstance(error, EOFError) or any(
         word in text.lower() for word in ("truncated", "unexpected end", "not enough")
     ):

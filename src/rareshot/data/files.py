@@ -1,4 +1,4 @@
-"""Files that others made, opened with care: regular files of a stated size; each refusal a `ValueError` in plain words."""
+"""Files that others made, opened with care: regular files of a stated size; a refusal is a plain `ValueError`."""
 
 import errno
 import os

@@ -23,7 +23,8 @@ class Folder:
 
 def scan(path: Path) -> Folder:
     """What `path` holds; a folder that is missing or may not be read is empty and says so in `problems`."""
-    files, folders = [], []
+    files: list[str] = []
+    folders: list[str] = []
     try:
         with os.scandir(path) as entries:
             for entry in entries:
@@ -41,7 +42,6 @@ def read_folder_a_class(
 
     A folder inside a class is a group (Dermofit: a lesion); an image directly in its class is a group of its own.
     """
-    is_dermofit = len(names.folders) > 1 and set(names.folders) <= set(DERMOFIT.classes)
     problems: list[Problem] = list(names.problems)
     left_out = [Problem(name, "is in no class folder") for name in names.files if _is_image(name)]
     entries: list[Entry] = []
@@ -65,6 +65,8 @@ def read_folder_a_class(
         problems.append(
             Problem("images", "is the only folder, and there is no labels.csv beside it to name the classes")
         )
+    has_lesions = any(entry.group != entry.file for entry in entries)
+    is_dermofit = has_lesions and len(names.folders) > 1 and set(names.folders) <= set(DERMOFIT.classes)
     if is_dermofit:
         left_out += [Problem(entry.file, "is a mask") for entry in entries if _is_mask(entry.file)]
         entries = [entry for entry in entries if not _is_mask(entry.file)]

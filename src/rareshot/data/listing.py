@@ -118,23 +118,16 @@ def list_entries(
     )
 
 
-def raise_problems(listing: Listing, path: Path) -> None:
-    """Refuses a listing with problems, naming the first few and how to see them all."""
-    refuse(path, listing.problems, of="problem")
-
-
-def refuse(path: Path, problems: Sequence[Problem], *, of: str) -> None:
-    """Raises if there are problems: a count, the first three, and where the whole list is.
+def refuse(path: Path, problems: Sequence[Problem], *, of: str = "problem") -> None:
+    """Raises if there are problems: how many, the first three, and where the whole list is.
 
     Raises:
         ValueError: as said.
     """
-    if not problems:
-        return
-    first = "; ".join(map(str, problems[:3]))
-    more = "; …" if len(problems) > 3 else ""
-    count = f"{len(problems)} {of}{'' if len(problems) == 1 else 's'}"
-    raise ValueError(f"{path}: {count}: {first}{more}. The whole list: rareshot data check {path}")
+    if problems:
+        first = "; ".join(map(str, problems[:3])) + ("; …" if len(problems) > 3 else "")
+        count = f"{len(problems)} {of}{'' if len(problems) == 1 else 's'}"
+        raise ValueError(f"{path}: {count}: {first}. The whole list: rareshot data check {path}")
 
 
 def _sound(entries: Sequence[Entry], found: list[Problem]) -> list[tuple[int, Entry]]:

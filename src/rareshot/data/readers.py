@@ -1,6 +1,6 @@
-"""From a path to a `Listing`: finds which of the known layouts a data set has, and reads names, labels and groups (§2.1).
+"""From a path to a `Listing`: finds which of the known layouts a data set has; reads names, labels and groups (§2.1).
 
-1. ISIC 2018 Task 3 as published: ISIC2018_Task3_Training_Input/, …_GroundTruth.csv (one column a class), …_LesionGroupings.csv
+1. ISIC 2018 Task 3 as published: ISIC2018_Task3_Training_Input/, …GroundTruth.csv (one-hot), …LesionGroupings.csv
 2. HAM10000 as published: HAM10000_images_part_1/, _2/, HAM10000_metadata
 3. images/ and labels.csv with columns image_id, dx, and patient_id or lesion_id
 4. a table (CSV, TSV) with columns path, label [, group] [, split] [, more]; paths relative to the table
@@ -30,8 +30,8 @@ KNOWN = (ISIC2018, PAD_UFES_20, DERMOFIT)
 
 _ISIC = "ISIC2018_Task3_Training"
 _HELP = (
-    "known are: images/ with labels.csv (image_id, dx, lesion_id or patient_id); a table of path,label[,group]; a folder a class; "
-    "a MedMNIST .npz; ISIC 2018 Task 3, HAM10000 and Dermofit as published"
+    "known are: images/ with labels.csv (image_id, dx, lesion_id or patient_id); a table of path,label[,group]; "
+    "a folder a class; a MedMNIST .npz; ISIC 2018 Task 3, HAM10000 and Dermofit as published"
 )
 
 
@@ -58,13 +58,13 @@ def read_listing(path: str | Path, rare: Sequence[str] = ()) -> Listing:
     if stat.S_ISDIR(mode):
         return _read_folder(path, rare)
     suffix = path.suffix.lower()
-    if not stat.S_ISREG(mode) or suffix not in (*TABLE_SUFFIXES, ".npz"):
+    if not stat.S_ISREG(mode):
+        raise BadFileError(str(path), "is not a regular file but a pipe, socket or device")
+    if suffix == ".npz":
+        return read_npz(path, rare)
+    if suffix not in TABLE_SUFFIXES:
         raise BadFileError(str(path), f"is not a folder, a table ({', '.join(TABLE_SUFFIXES)}) or an .npz file")
-    return (
-        read_npz(path, rare)
-        if suffix == ".npz"
-        else _read_table_of_paths(path.parent, path.stem, read_table(path), rare)
-    )
+    return _read_labels(path.parent, path.stem, read_table(path), rare)
 
 
 def _read_folder(root: Path, rare: tuple[str, ...]) -> Listing:
@@ -76,9 +76,7 @@ def _read_folder(root: Path, rare: tuple[str, ...]) -> Listing:
         return _read_ham(root, names, metadata[0], rare)
     labels = [name for name in ("labels.csv", "labels.tsv") if name in names.files]
     if labels:
-        table = read_table(root / labels[0])
-        by_path = {"path", "label"} <= set(table.header) and "image_id" not in table.header
-        return _read_table_of_paths(root, root.name, table, rare) if by_path else _read_images(root, table, rare)
+        return _read_labels(root, root.resolve().name, read_table(root / labels[0]), rare)
     listing = read_folder_a_class(root, names, rare, known=KNOWN)
     if listing is not None:
         return listing
@@ -98,6 +96,11 @@ def _read_folder(root: Path, rare: tuple[str, ...]) -> Listing:
     raise BadFileError(str(root), f"has no layout that rareshot knows; {_HELP}")
 
 
+def _read_labels(root: Path, name: str, table: Table, rare: tuple[str, ...]) -> Listing:
+    has_images = (root / "images").is_dir() and not {"path", "label"} <= set(table.header)
+    return (_read_images if has_images else _read_table_of_paths)(root, name, table, rare)
+
+
 def _read_isic(root: Path, rare: tuple[str, ...]) -> Listing:
     truth_name, groups_name = f"{_ISIC}_GroundTruth", f"{_ISIC}_LesionGroupings.csv"
     truth = _read_first(root / truth_name / f"{truth_name}.csv", root / f"{truth_name}.csv")
@@ -114,7 +117,9 @@ def _read_isic(root: Path, rare: tuple[str, ...]) -> Listing:
         name, positive = row.fields["image"], [column for column in columns if _is_one(row.fields[column])]
         file = images.find(row, name, problems)
         if len(positive) != 1:
-            problems.append(Problem(row.where, f"must have 1 in one class column; has it in {positive or 'none'}"))
+            problems.append(
+                Problem(row.where, f"must have 1 in one class column; has it in {', '.join(positive) or 'none'}")
+            )
         elif file and name not in lesions:
             problems.append(Problem(row.where, f"image {name!r} has no row in {groups_name}, so its lesion is unknown"))
         elif file:
@@ -156,7 +161,7 @@ def _read_ham(root: Path, names: Folder, metadata: str, rare: tuple[str, ...]) -
     )
 
 
-def _read_images(root: Path, table: Table, rare: tuple[str, ...]) -> Listing:
+def _read_images(root: Path, name: str, table: Table, rare: tuple[str, ...]) -> Listing:
     lacking = table.lacking(("image_id", "dx"))
     if lacking:
         lacking.append(Problem(table.name, "needs image_id and dx with a folder images/, or path and label"))
@@ -167,7 +172,7 @@ def _read_images(root: Path, table: Table, rare: tuple[str, ...]) -> Listing:
         root,
         f"images/ and {table.name}; {_group_words(table)}",
         entries,
-        name=root.resolve().name,
+        name=name,
         known=KNOWN,
         rare=rare,
         problems=problems,
@@ -177,6 +182,8 @@ def _read_images(root: Path, table: Table, rare: tuple[str, ...]) -> Listing:
 
 def _read_table_of_paths(root: Path, name: str, table: Table, rare: tuple[str, ...]) -> Listing:
     lacking = table.lacking(("path", "label"))
+    if lacking:
+        lacking.append(Problem(table.name, "needs path and label, or image_id and dx with a folder images/ beside it"))
     problems = [*table.problems, *lacking]
     group = _group_column(table.header)
     inside = _Inside(root)
