@@ -33,7 +33,9 @@ class EpisodeSpec:
         if self.shot < 1:
             raise ValueError(f"shot={self.shot}: a task needs at least 1 support image a class")
         if self.query is not None and self.query < 1:
-            raise ValueError(f"query={self.query}: a task needs at least 1 query image a class, or None for all that are left")
+            raise ValueError(
+                f"query={self.query}: a task needs at least 1 query image a class, or None for all that are left"
+            )
 
 
 class Drawn(NamedTuple):
@@ -137,7 +139,9 @@ class Episodes:
     def _refuse_small_classes(self) -> None:
         spec = self.spec
         if len(self._pools) < spec.way:
-            raise ValueError(f"way={spec.way}, but there are only {len(self._pools)} classes: {', '.join(self.images.classes)}")
+            raise ValueError(
+                f"way={spec.way}, but there are only {len(self._pools)} classes: {', '.join(self.images.classes)}"
+            )
         query = spec.query or 1
         need = spec.shot + query
         short = []

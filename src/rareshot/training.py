@@ -90,7 +90,9 @@ def train_episodic(
             used = [index for index, good in enumerate(finite) if good]
             norms = [_norm(results[index].gradient) if finite[index] else float("nan") for index in range(outer.tasks)]
             if used:
-                gradient = _combine([results[i] for i in used], [slopes[i] for i in used], [norms[i] for i in used], outer.clip)
+                gradient = _combine(
+                    [results[i] for i in used], [slopes[i] for i in used], [norms[i] for i in used], outer.clip
+                )
                 for name, value in weights.items():
                     value.grad = gradient[name]
                 adam.param_groups[0]["lr"] = outer.meta_lr(iteration)
@@ -103,8 +105,12 @@ def train_episodic(
                 "data_seconds": data_seconds,
                 "skipped": len(skipped),
                 "tasks": [
-                    _task_record(result, task, classes, slope, norm) if good else {"classes": list(classes), "skipped": True}
-                    for result, (task, classes), slope, norm, good in zip(results, drawn, slopes, norms, finite, strict=True)
+                    _task_record(result, task, classes, slope, norm)
+                    if good
+                    else {"classes": list(classes), "skipped": True}
+                    for result, (task, classes), slope, norm, good in zip(
+                        results, drawn, slopes, norms, finite, strict=True
+                    )
                 ],
             }
             record["seconds"] = time.perf_counter() - begun
@@ -120,7 +126,8 @@ def train_episodic(
 def _combine(results: list[TaskGradient], slopes: list[float], norms: list[float], clip: float) -> dict[str, Tensor]:
     """1/tasks Σ_i clip(weight_i ∇L_i): the gradient of the outer loss, each task's part no longer than `clip`."""
     factors = [
-        slope * min(1.0, clip / max(abs(slope) * norm, 1e-30)) / len(results) for slope, norm in zip(slopes, norms, strict=True)
+        slope * min(1.0, clip / max(abs(slope) * norm, 1e-30)) / len(results)
+        for slope, norm in zip(slopes, norms, strict=True)
     ]
     total = {name: torch.zeros_like(value) for name, value in results[0].gradient.items()}
     for factor, result in zip(factors, results, strict=True):
@@ -146,7 +153,9 @@ def _norm(gradient: Mapping[str, Tensor]) -> float:
 
 
 def _is_finite(result: TaskGradient) -> bool:
-    return bool(torch.tensor(result.loss).isfinite()) and all(value.isfinite().all() for value in result.gradient.values())
+    return bool(torch.tensor(result.loss).isfinite()) and all(
+        value.isfinite().all() for value in result.gradient.values()
+    )
 
 
 def _stop_if_diverged(skipped: list[int], iteration: int, tasks: int) -> None:
@@ -158,7 +167,9 @@ def _stop_if_diverged(skipped: list[int], iteration: int, tasks: int) -> None:
         )
 
 
-def _snapshot(iteration: int, weights: State, adam: torch.optim.Adam, skipped: list[int]) -> Callable[[], TrainingState]:
+def _snapshot(
+    iteration: int, weights: State, adam: torch.optim.Adam, skipped: list[int]
+) -> Callable[[], TrainingState]:
     def snapshot() -> TrainingState:
         moments = {
             f"{name}.{key}": adam.state[value][key].detach().clone()

@@ -38,7 +38,9 @@ class Support:
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
-            raise ValueError(f"support: {len(self.images)} images but {len(self.labels)} labels; give one label an image")
+            raise ValueError(
+                f"support: {len(self.images)} images but {len(self.labels)} labels; give one label an image"
+            )
         present = set(self.labels.tolist())
         missing = [name for label, name in enumerate(self.classes) if label not in present]
         if missing:

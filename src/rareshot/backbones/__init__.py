@@ -59,6 +59,7 @@ class Network(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
+        """Logits of each image."""
         logits: Tensor = self.head(self.backbone(x))
         return logits
 

@@ -63,6 +63,7 @@ class EpisodicNorm(nn.Module):
         self.recording = False
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Each channel normalised, scaled and shifted."""
         if self.mode == "group":
             return F.group_norm(x, GROUPS, self.weight, self.bias, EPS)
         if self.recording:

@@ -29,6 +29,7 @@ class ResBlocks(nn.Module):
         self.features = width * (size // 2**BLOCKS) ** 2
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        """Features of each image."""
         maps: Tensor = self.blocks(x)
         return maps.flatten(1)
 

@@ -35,6 +35,7 @@ class TimmBackbone(nn.Module):
         _replace_batch_norms(self.model, norm)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        """Features of each image."""
         features: Tensor = self.model(x)
         return features
 

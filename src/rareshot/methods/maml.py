@@ -8,6 +8,7 @@ initial weights so that the query loss after adaptation falls, Eq. (4). DAML doe
 until `warmup` and with Eq. (3) from then on. What the paper leaves open is numbered in docs/paper.md.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,8 +25,8 @@ from rareshot.data.augment import affine, unchanged
 from rareshot.data.collection import LabelledImages, split_groups
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.gradients import Task, meta_gradient
-from rareshot.inner import adapt, adapted_names, query_logits, support_moments
-from rareshot.losses import DifficultyAware, Mean, MetaLoss
+from rareshot.inner import adapt_to_support, query_logits
+from rareshot.losses import DifficultyAware, Mean
 from rareshot.metrics import auc
 from rareshot.training import Outer, train_episodic
 from rareshot.types import Observe, State, Support, TrainingState, ignore
@@ -83,10 +84,22 @@ class MAML:
     """Share of the common lesions kept from training, for the validation curve; the same lesions for every method."""
     validate_every: int = 100
     """Iterations between two points of the validation curve."""
+    fast: bool = True
+    """Take the explicit gradient where it applies (conv4 on a CPU); the same up to rounding, sooner."""
 
     def __post_init__(self) -> None:
         EpisodeSpec(self.way, self.shot, self.query)
-        positive = ("inner_lr", "meta_lr", "clip", "decay", "steps", "test_steps", "tasks", "iterations", "validate_every")
+        positive = (
+            "inner_lr",
+            "meta_lr",
+            "clip",
+            "decay",
+            "steps",
+            "test_steps",
+            "tasks",
+            "iterations",
+            "validate_every",
+        )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
@@ -105,7 +118,9 @@ class MAML:
         observe: Observe = ignore,
     ) -> "EpisodicLearner":
         """Algorithm 1; see `rareshot.types.Method`."""
-        train, held = split_groups(common, fraction=self.held_out, seed=HELD_OUT_SEED) if self.held_out else (common, None)
+        train, held = (
+            split_groups(common, fraction=self.held_out, seed=HELD_OUT_SEED) if self.held_out else (common, None)
+        )
         learner = self.untrained(train, seed=seed)
         if start is not None:
             learner = learner.with_state(start)
@@ -117,7 +132,12 @@ class MAML:
             clip=self.clip,
         )
         gradient = partial(
-            meta_gradient, steps=self.steps, lr=self.inner_lr, adapted=self.adapted, second_order=self.second_order
+            meta_gradient,
+            steps=self.steps,
+            lr=self.inner_lr,
+            adapted=self.adapted,
+            second_order=self.second_order,
+            fast=self.fast,
         )
         weights = train_episodic(
             learner.net,
@@ -153,7 +173,9 @@ class MAML:
             episode = episodes.augmented(episodes.draw(number), transform, np.random.default_rng((seed, number, 1)))
             prepared = learner.standardised
             query_x = prepared(episode.query_x)
-            return Task(prepared(episode.support_x), episode.support_y, query_x, episode.query_y, self.way), episode.classes
+            return Task(
+                prepared(episode.support_x), episode.support_y, query_x, episode.query_y, self.way
+            ), episode.classes
 
         return task
 
@@ -192,18 +214,17 @@ class EpisodicLearner:
         """`test_steps` gradient steps on the support images, Eq. (2); nothing here is random, so `seed` changes nothing."""
         params = {name: value.detach() for name, value in self.net.named_parameters()}
         x = self.standardised(support.images)
-        moved = adapt(
-            self.net,
+        moved, moments = adapt_to_support(
+            copy.deepcopy(self.net),
             self.net.begin(params, support.way),
             x,
             support.labels,
             steps=self.method.test_steps,
             lr=self.method.inner_lr,
-            names=adapted_names(params, self.method.adapted),
+            adapted=self.method.adapted,
+            fast=self.method.fast,
         )
-        moved = {name: value.detach() for name, value in moved.items()}
-        with torch.no_grad():
-            return EpisodicClassifier(self, moved, support_moments(self.net, moved, x))
+        return EpisodicClassifier(self, moved, moments)
 
     def state(self) -> State:
         """Weights, and the common diseases' pixel statistics."""
@@ -239,6 +260,10 @@ class EpisodicLearner:
         net.load_state_dict({name: value for name, value in state.items() if not name.startswith("pixels.")})
         return replace(self, net=net, mean=state["pixels.mean"].clone(), std=state["pixels.std"].clone())
 
+    def with_test_steps(self, steps: int) -> "EpisodicLearner":
+        """The same weights, adapted by another number of steps."""
+        return replace(self, method=replace(self.method, test_steps=steps))
+
     def standardised(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
         """Mean 0 and deviation 1 in each colour, by the statistics of the common diseases."""
         if images.shape[2:] != (self.size, self.size):
@@ -258,7 +283,9 @@ class EpisodicClassifier:
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
         """Probabilities. A transductive learner's depend on all of `images`."""
-        logits = query_logits(self.learner.net, self.params, self.learner.standardised(images), self.moments)
+        logits = query_logits(
+            copy.deepcopy(self.learner.net), self.params, self.learner.standardised(images), self.moments
+        )
         return logits.double().softmax(1).float()
 
 

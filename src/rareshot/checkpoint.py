@@ -1,0 +1,259 @@
+"""Runs on disk: a folder with the method, the log, two checkpoints and the learner. safetensors and JSON, no pickle.
+
+RUN/run.json                     method, seed, data, versions, commit
+RUN/log.jsonl                    one line an iteration
+RUN/checkpoint-<iteration>.safetensors   the last two, each whole or not there
+RUN/learner.safetensors          when training is done
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from rareshot.losses import DifficultyAware, Mean
+from rareshot.methods.maml import MAML, EpisodicLearner
+from rareshot.types import State, TrainingState
+
+KEPT = 2
+LIMIT = 2**31
+"""Largest checkpoint that is opened, in bytes."""
+META_LOSSES = {"Mean": Mean, "DifficultyAware": DifficultyAware}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is: enough to make it again."""
+
+    method: MAML
+    name: str
+    """The method's name on the command line."""
+    seed: int
+    size: int
+    """Image size in pixels."""
+    scale: str
+    """The preset that it was started with: paper, laptop, demo or own."""
+    data: Mapping[str, Any]
+    """Name, classes and fingerprint of the data, common classes only."""
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "method": method_to_json(self.method)}
+
+
+def versions() -> dict[str, str]:
+    """What the numbers may depend on besides the configuration: packages, Python, and the commit where there is one."""
+    packages = {name: version(name) for name in ("rareshot", "torch", "numpy")}
+    return {**packages, "python": platform.python_version(), "commit": _commit()}
+
+
+def method_to_json(method: MAML) -> dict[str, Any]:
+    """Every hyperparameter by name; the outer loss carries the name of its kind."""
+    return {**asdict(method), "meta_loss": {"kind": type(method.meta_loss).__name__, **asdict(method.meta_loss)}}
+
+
+def method_from_json(values: Mapping[str, Any]) -> MAML:
+    """What `method_to_json` wrote down.
+
+    Raises:
+        ValueError: if a name is unknown or missing, or a value breaks a rule.
+    """
+    try:
+        values = dict(values)
+        loss = dict(values.pop("meta_loss"))
+        unknown = values.keys() ^ {field.name for field in fields(MAML) if field.name != "meta_loss"}
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))} unknown or missing")
+        meta_loss = META_LOSSES[loss.pop("kind")](**loss)
+        return MAML(**values, meta_loss=meta_loss)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the method in run.json cannot be read: {error}") from error
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Write `run.json`, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "run.json", json.dumps(run.to_json(), indent=1).encode())
+
+
+def read_run(folder: Path) -> Run:
+    """The run of a folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if `run.json` is damaged.
+    """
+    file = folder / "run.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no run (no run.json); make one with `rareshot fit METHOD --out {folder}`"
+        )
+    try:
+        values = json.loads(file.read_bytes())
+        return Run(**{**values, "method": method_from_json(values["method"])})
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error}; fit the run again") from error
+
+
+def save_training_state(folder: Path, state: TrainingState) -> Path:
+    """Write a checkpoint, whole or not at all, and keep the last two."""
+    file = _save_training_state(folder / f"checkpoint-{state.iteration:06d}.safetensors", state)
+    for old in _checkpoints(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return file
+
+
+def save_warmup_state(folder: Path, state: TrainingState) -> Path:
+    """Keep the end of the warm-up: runs that differ in the outer loss alone branch from it."""
+    return _save_training_state(folder / "warmup.safetensors", state)
+
+
+def warmup_state(folder: Path) -> TrainingState:
+    """The end of a run's warm-up.
+
+    Raises:
+        FileNotFoundError: if the run has not reached it.
+    """
+    file = folder / "warmup.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} has not reached the end of its warm-up (no warmup.safetensors)")
+    return load_training_state(file)
+
+
+def last_training_state(folder: Path) -> TrainingState | None:
+    """The newest checkpoint that is sound, or None."""
+    for file in reversed(_checkpoints(folder)):
+        with suppress(ValueError):
+            return load_training_state(file)
+    return None
+
+
+def load_training_state(file: Path) -> TrainingState:
+    """A checkpoint.
+
+    Raises:
+        ValueError: if the file is damaged or is not a checkpoint.
+    """
+    tensors, metadata = load_state(file)
+    try:
+        weights = {
+            name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")
+        }
+        moments = {
+            name.removeprefix("optimiser/"): value for name, value in tensors.items() if name.startswith("optimiser/")
+        }
+        return TrainingState(
+            int(metadata["iteration"]), weights, moments, tuple(map(int, json.loads(metadata["skipped"])))
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not a checkpoint of rareshot ({error!r})") from error
+
+
+def save_learner(folder: Path, learner: EpisodicLearner) -> Path:
+    """Write `learner.safetensors`, whole or not at all."""
+    return save_state(folder / "learner.safetensors", learner.state(), {"size": str(learner.size)})
+
+
+def load_learner(folder: Path) -> EpisodicLearner:
+    """The learner of a finished run, or of its newest checkpoint.
+
+    Raises:
+        FileNotFoundError: if the folder holds no run, or the run has not reached a checkpoint.
+        ValueError: if a file is damaged or does not fit the method.
+    """
+    run = read_run(folder)
+    blank = run.method.blank(run.size)
+    file = folder / "learner.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no learner yet; go on with `rareshot fit {run.name} --out {folder} --resume`"
+        )
+    return blank.with_state(load_state(file)[0])
+
+
+def save_state(file: Path, tensors: State, metadata: Mapping[str, str]) -> Path:
+    """Tensors and metadata as safetensors, whole or not at all."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomically(file, save_tensors(plain, dict(metadata)))
+    return file
+
+
+def load_state(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `save_state` wrote.
+
+    Raises:
+        ValueError: if the file is too large, damaged, or not safetensors.
+    """
+    if file.stat().st_size > LIMIT:
+        raise ValueError(f"{file} has {file.stat().st_size} bytes; more than {LIMIT} are not read")
+    data = file.read_bytes()
+    try:
+        tensors = load_tensors(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except (safetensors.SafetensorError, UnicodeDecodeError, json.JSONDecodeError, KeyError, ValueError) as error:
+        raise ValueError(f"{file} is damaged or not a safetensors file: {error}") from error
+    return tensors, metadata
+
+
+def state_hash(state: State) -> str:
+    """SHA-256 over names, shapes and bytes: two equal hashes, two equal states."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes() if value.ndim else value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_atomically(file: Path, data: bytes) -> None:
+    """The file is there whole or as it was, whatever happens meanwhile."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _save_training_state(file: Path, state: TrainingState) -> Path:
+    tensors = {f"weights/{name}": value for name, value in state.weights.items()}
+    tensors |= {f"optimiser/{name}": value for name, value in state.optimiser.items()}
+    return save_state(file, tensors, {"iteration": str(state.iteration), "skipped": json.dumps(state.skipped)})
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*.safetensors"))
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return told.stdout.strip()

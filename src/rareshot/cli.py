@@ -1,0 +1,75 @@
+"""`rareshot`: the command line's door. It picks the command and turns errors into one line and an exit code.
+
+Exit codes: 0 done · 1 training diverged · 2 a mistake of the user's, said in one line · 130 and 143 stopped by SIGINT or SIGTERM,
+with everything saved.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from rareshot import __version__
+
+HELP = """rareshot: few-shot learning for rare-disease images. A research tool, not a medical device.
+
+A few-shot learner is a function from a support set to a classifier:
+fit it on common diseases, adapt it to k images of each rare one.
+
+  rareshot demo                          the whole thing on made pictures, no download
+  rareshot data check|prepare|fetch      look at a data set, decode it once, download one
+  rareshot fit maml|fomaml|anil|daml     meta-train on the common diseases
+  rareshot evaluate RUN                  judge a run on the rare diseases
+  rareshot compare RUN RUN               is one better than the other beyond noise?
+
+Every command explains itself: rareshot fit daml --help
+Exit codes: 0 done, 1 training diverged, 2 a mistake in what was asked for, 130/143 stopped (everything is saved)."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if args[0] == "--version":
+        print(f"rareshot {__version__}")
+        return 0
+    from rareshot.commands.terminal import StoppedError  # torch is imported only when there is work
+    from rareshot.training import TrainingDivergedError
+
+    try:
+        _command(args[0])(args[1:])
+    except StoppedError as stopped:
+        print(
+            f"rareshot: {stopped}; everything done is saved, and the same command with --resume (fit) goes on",
+            file=sys.stderr,
+        )
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        print("rareshot: stopped", file=sys.stderr)
+        return 130
+    except TrainingDivergedError as error:
+        print(f"rareshot: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output has left
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"rareshot: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _command(name: str) -> Callable[[Sequence[str]], None]:
+    match name:
+        case "demo":
+            from rareshot.commands.demo import demo as command
+        case "data":
+            from rareshot.commands.data import data as command
+        case "fit":
+            from rareshot.commands.fit import fit as command
+        case "evaluate":
+            from rareshot.commands.evaluate import evaluate_command as command
+        case "compare":
+            from rareshot.commands.compare import compare as command
+        case _:
+            raise ValueError(f"no command {name!r}; `rareshot --help` lists them")
+    return command

@@ -1,0 +1,85 @@
+"""`rareshot data check|prepare|fetch`: look at a data set, decode it once, download one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
+from rareshot.data.check import check
+from rareshot.data.fetch import SOURCES, fetch
+from rareshot.data.store import prepare
+
+Rare = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Look at every file of a data set and say what is in it, what is wrong with it, and which tasks it can support.
+
+    Prints classes, images, lesions, extra columns, sizes, exact and near duplicates, and every bad file by name and reason.
+
+    Example: rareshot data check my-images/ --rare rosacea --rare lupus
+    """
+
+    path: tyro.conf.Positional[Path]
+    """A folder (a folder a class; images/ + labels.csv; ISIC 2018; HAM10000; Dermofit), a table path,label[,group], or .npz."""
+    rare: Rare = ()
+    """A class to keep unseen; say it once for each. None: as the data set's card says."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Decode a data set once into a store that everything else then uses by itself. Resumes after a kill.
+
+    Example: rareshot data prepare isic2018/ --size 84
+    """
+
+    path: tyro.conf.Positional[Path]
+    """A data set; see `rareshot data check`."""
+    size: int = 84
+    """Image size in pixels, 28 to 224."""
+    out: Path | None = None
+    """The store's folder; None: beside the data, or in the user's cache where that cannot be written."""
+    rare: Rare = ()
+    """A class to keep unseen; say it once for each. None: as the data set's card says."""
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Download a data set from its publisher, checked and safely unpacked. Resumes where it stopped.
+
+    Example: rareshot data fetch isic2018 --out isic2018/
+    """
+
+    name: tyro.conf.Positional[str]
+    """isic2018 (2.6 GB), dermamnist, dermamnist_64, dermamnist_128 or dermamnist_224."""
+    out: Path
+    """Folder to put it in."""
+
+
+COMMANDS = {"check": Check, "prepare": Prepare, "fetch": Fetch}
+
+
+def data(args: Sequence[str]) -> None:
+    """Parse and run `rareshot data`."""
+    options = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=args, prog="rareshot data")
+    match options:
+        case Check():
+            with data_progress("checking") as show:
+                report = check(options.path, rare=options.rare, observe=show)
+            for line in report.lines():
+                CONSOLE.print(line, markup=False)
+        case Prepare():
+            with data_progress("decoding") as show:
+                store = prepare(options.path, options.size, out=options.out, rare=options.rare, observe=show)
+            CONSOLE.print(f"store: {store}")
+        case Fetch():
+            card = SOURCES[options.name].card if options.name in SOURCES else None
+            if card is not None:
+                STATUS.print(f"{card.title}\nlicence: {card.licence}\ncite: {card.citation}")
+            with data_progress(f"fetching {options.name}") as show:
+                found = fetch(options.name, options.out, observe=show)
+            CONSOLE.print(f"fetched: {found}")

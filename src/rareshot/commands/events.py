@@ -1,0 +1,30 @@
+"""TensorBoard events, an extra."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def tensorboard_writer(folder: Path) -> Callable[[Mapping[str, Any]], None]:
+    """A function that writes one record of the log as events.
+
+    Raises:
+        ValueError: if tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs the extra: pip install 'rareshot[tensorboard]'") from error
+    writer = SummaryWriter(folder / "events")  # type: ignore[no-untyped-call]
+
+    def write(record: Mapping[str, Any]) -> None:
+        for name in ("loss", "meta_lr", "seconds", "validation_auc"):
+            if name in record:
+                writer.add_scalar(name, record[name], record["iteration"])  # type: ignore[no-untyped-call]
+        for task in record["tasks"]:
+            if "loss" in task:
+                pair = "-".join(sorted(task["classes"]))
+                writer.add_scalar(f"difficulty/{pair}", task["loss"], record["iteration"])  # type: ignore[no-untyped-call]
+        writer.flush()  # type: ignore[no-untyped-call]
+
+    return write

@@ -1,0 +1,189 @@
+"""`rareshot fit METHOD`: meta-train on the common diseases of a data set."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from rareshot.checkpoint import (
+    Run,
+    last_training_state,
+    read_run,
+    save_learner,
+    save_training_state,
+    save_warmup_state,
+    versions,
+    warmup_state,
+    write_atomically,
+    write_run,
+)
+from rareshot.commands.events import tensorboard_writer
+from rareshot.commands.options import Machine, load_images
+from rareshot.commands.terminal import CONSOLE, STATUS, Stop, progress, stoppable
+from rareshot.methods import LABELS, METHODS
+from rareshot.methods.maml import MAML
+from rareshot.types import Observe, Progress, TrainingState
+
+SCALES = {"paper": (84, 3000, 1500), "laptop": (64, 1000, 500)}
+"""Preset → image size, iterations, warm-up."""
+CHECKPOINT_EVERY = 20
+"""Iterations between two checkpoints."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Meta-train on the common diseases of a data set and leave a run's folder.
+
+    The folder holds run.json, log.jsonl, two checkpoints, and at the end learner.safetensors. Stop it when you like
+    (Ctrl-C, SIGTERM, even kill -9): the same command with --resume goes on bit-identically.
+
+    Example: rareshot fit daml --data isic2018/ --out runs/daml --scale laptop
+    """
+
+    data: Path
+    """A data set: folder, table, .npz or store; see `rareshot data check`."""
+    out: Path
+    """The run's folder, new or with --resume."""
+    method: tyro.conf.OmitArgPrefixes[tyro.conf.AvoidSubcommands[MAML]]
+    scale: Literal["paper", "laptop"] = "paper"
+    """Preset of image size, iterations and warm-up. paper: 84 px, 3000, 1500. laptop: 64 px, 1000, 500."""
+    size: int | None = None
+    """Image size in pixels, 28 to 224; None: the scale's."""
+    seed: int = 0
+    """Of weights, episodes and augmentation."""
+    rare: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A class to keep unseen; say it once for each. None: as the data set's card says."""
+    resume: bool = False
+    """Go on from the last checkpoint in --out; method, size and seed are the run's."""
+    branch_from: Path | None = None
+    """A run of the same data and seed that differs in the outer loss alone: begin where its warm-up ended."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra `tensorboard`)."""
+    machine: tyro.conf.OmitArgPrefixes[Machine] = Machine()
+
+
+def fit(args: Sequence[str]) -> None:
+    """Parse and run `rareshot fit`."""
+    name, scale = _method_name(args), _scale(args)
+    size, iterations, warmup = SCALES[scale]
+    preset = replace(METHODS[name], iterations=iterations, warmup=warmup)
+    default = Fit(data=tyro.MISSING, out=tyro.MISSING, method=preset, scale=scale)
+    options = tyro.cli(Fit, default=default, args=args[1:], prog=f"rareshot fit {name}")
+    if options.machine.start().type != "cpu":
+        STATUS.print("fit runs on the CPU in this version; the GPU is not used")
+    run = _run_of(options, name, options.size or size)
+    images = load_images(options.data, run.size, options.rare)
+    common = images.common()
+    facts = {"name": images.card.name, "common": list(common.classes), "fingerprint": common.fingerprint()}
+    resume = _resume_point(options, facts)
+    first = resume.iteration if resume else 0
+    if options.resume:
+        _refuse_other_data(run, facts, options.out)
+    else:
+        run = replace(run, data=facts)
+        write_run(options.out, run)
+    _trim_log(options.out / "log.jsonl", first)
+    STATUS.print(
+        f"{LABELS[name]} on {', '.join(common.classes)} of {images.card.name}, {run.size} px, from iteration {first}"
+    )
+    with stoppable() as stop, progress(f"fit {name}", run.method.iterations) as show:
+        learner = run.method.fit(
+            common, seed=run.seed, resume=resume, observe=_observer(options, run.method, stop, show)
+        )
+    save_learner(options.out, learner)
+    CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}")
+    CONSOLE.print(f"next: rareshot evaluate {options.out} --data {options.data}")
+
+
+def _method_name(args: Sequence[str]) -> str:
+    known = ", ".join(METHODS)
+    if not args or args[0].startswith("-"):
+        raise ValueError(
+            f"fit needs a method first: rareshot fit METHOD --data PATH --out RUN, with METHOD one of {known}"
+        )
+    if args[0] not in METHODS:
+        raise ValueError(f"no method {args[0]!r}; choose from {known}")
+    return args[0]
+
+
+def _scale(args: Sequence[str]) -> Literal["paper", "laptop"]:
+    """The preset decides the defaults of other options, so it is read before them; tyro reads and checks it again."""
+    told = [after for flag, after in pairwise(args) if flag == "--scale"]
+    told += [flag.removeprefix("--scale=") for flag in args if flag.startswith("--scale=")]
+    return "laptop" if told and told[-1] == "laptop" else "paper"
+
+
+def _run_of(options: Fit, name: str, size: int) -> Run:
+    out = options.out
+    if options.resume and options.branch_from:
+        raise ValueError("--resume goes on with --out and --branch-from begins a new run there; give one of them")
+    if options.resume:
+        run = read_run(out)
+        if run.name != name:
+            raise ValueError(f"{out} is a run of {run.name}, not of {name}; resume it with `rareshot fit {run.name}`")
+        return run
+    if (out / "run.json").exists():
+        raise ValueError(f"{out} holds a run already; go on with it by --resume, or choose another --out")
+    scale = options.scale if (options.size or size) == SCALES[options.scale][0] else "own"
+    if (options.method.iterations, options.method.warmup) != SCALES[options.scale][1:]:
+        scale = "own"
+    return Run(options.method, name, options.seed, size, scale, {}, versions())
+
+
+def _resume_point(options: Fit, facts: dict[str, Any]) -> TrainingState | None:
+    if options.resume:
+        return last_training_state(options.out)
+    if options.branch_from is None:
+        return None
+    folder = options.branch_from
+    other = read_run(folder)
+    _refuse_other_data(other, facts, folder)
+    if replace(options.method, meta_loss=other.method.meta_loss) != other.method or other.seed != options.seed:
+        raise ValueError(f"--branch-from {folder}: that run differs in more than the outer loss, so no part is shared")
+    return warmup_state(folder)
+
+
+def _refuse_other_data(run: Run, facts: dict[str, object], folder: Path) -> None:
+    if dict(run.data) != facts:
+        raise ValueError(
+            f"{folder} was fitted on {run.data.get('name')} with fingerprint {run.data.get('fingerprint')}; the data now are "
+            f"{facts['name']} with {facts['fingerprint']}: a run goes on with its own data only"
+        )
+
+
+def _trim_log(file: Path, iteration: int) -> None:
+    """Drop the lines behind the checkpoint that training goes on from: they will be written again."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
+    write_atomically(file, "".join(kept).encode())
+
+
+def _observer(options: Fit, method: MAML, stop: Stop, show: Callable[..., None]) -> Observe:
+    log = (options.out / "log.jsonl").open("a")
+    events = tensorboard_writer(options.out) if options.tensorboard else None
+    seconds: list[float] = []
+
+    def observe(now: Progress) -> None:
+        record = now.record
+        log.write(json.dumps(record) + "\n")
+        log.flush()
+        if events is not None:
+            events(record)
+        seconds.append(record["seconds"])
+        aucs = [task["auc"] for task in record["tasks"] if "auc" in task]
+        rate = method.tasks * len(seconds[-20:]) / sum(seconds[-20:])
+        note = f"loss {record['loss']:.3f}  AUC {sum(aucs) / max(len(aucs), 1):.2f}  {rate:.1f} tasks/s"
+        show(now.iteration, note=note + (f"  {record['skipped']} skipped" if record["skipped"] else ""))
+        done = now.iteration == now.iterations
+        if stop.number or done or now.iteration % CHECKPOINT_EVERY == 0:
+            save_training_state(options.out, now.training_state())
+        if now.iteration == method.warmup:
+            save_warmup_state(options.out, now.training_state())
+        if not done:
+            stop.raise_if_asked()
+
+    return observe

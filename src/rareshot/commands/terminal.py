@@ -1,0 +1,122 @@
+"""What every command needs of a terminal: a console, a progress bar, and a stop that leaves things whole."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+CONSOLE = Console(highlight=False)
+"""For answers, on standard output."""
+STATUS = Console(stderr=True, highlight=False)
+"""For progress, on standard error: answers can be piped."""
+
+
+class StoppedError(Exception):
+    """SIGINT or SIGTERM came; what was done is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class Stop:
+    """Remembers that SIGINT or SIGTERM came, so that work can end at a place where nothing is lost."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def raise_if_asked(self) -> None:
+        """Raise `StoppedError` if a signal came."""
+        if self.number:
+            raise StoppedError(self.number)
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """While open, the first SIGINT or SIGTERM is remembered; a second one acts as it always does."""
+    stop = Stop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        stop.number = number
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, remember)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar with the time left; call it with (done, note="")."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=STATUS, transient=False) as bar:
+        task = bar.add_task(title, total=total or None, note="")
+
+        def show(done: int, total: int = total, note: str = "") -> None:
+            bar.update(task, completed=done, total=total or None, note=note)
+
+        yield show
+
+
+@contextmanager
+def data_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that appears only when there is work to show."""
+    bar: list[Callable[..., None]] = []
+    contexts = []
+
+    def show(done: int, total: int) -> None:
+        if not bar:
+            context = progress(title, total)
+            contexts.append(context)
+            bar.append(context.__enter__())
+        bar[0](done, total)
+
+    try:
+        yield show
+    finally:
+        for context in contexts:
+            context.__exit__(None, None, None)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for each stage that is named: call it with (stage, done, total)."""
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=STATUS) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield show

@@ -1,0 +1,189 @@
+"""How good is a learner on rare diseases? The protocols `paper`, `full` and `site` (§3.2, docs/evaluation.md).
+
+- `paper`: 2 random rare classes, k support and 15 query images each; 20 draws of the paper's 30 runs, so that no draw is
+  chosen.
+- `full`: the same, with one image of every remaining lesion as query.
+- `site`: every image of an episode from one acquisition site, for each pair of classes with enough lesions there, beside the
+  same pair over all sites: a learner can score by recognising the camera.
+
+It knows a learner only by what `rareshot.types.Learner` promises, and every learner meets the same episodes.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+
+from rareshot.data.collection import LabelledImages
+from rareshot.episodes import Episodes, EpisodeSpec
+from rareshot.metrics import all_metrics
+from rareshot.statistics import Interval, QueryScores, interval
+from rareshot.types import Learner
+
+Protocol = Literal["paper", "full", "site"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
+RUNS = 30
+"""Runs of one draw of the `paper` protocol."""
+DRAWS = 20
+QUERY = 15
+SITE_EPISODES = 100
+"""Episodes of each pair at each site."""
+SITE_QUERY = 10
+"""Query lesions that both classes of a pair need at a site."""
+METRICS = ("auc", "accuracy", "balanced_accuracy", "sensitivity_at_specificity", "brier", "ece")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One evaluated episode."""
+
+    protocol: Protocol
+    episode: int
+    """Its number in the sequence that every learner meets."""
+    classes: tuple[str, ...]
+    site: str
+    """The site that all its images come from; empty: all sites."""
+    queries: int
+    seconds: float
+    """To adapt and to answer."""
+    metrics: Mapping[str, float]
+
+
+class Query(NamedTuple):
+    """What an episode's intervals over lesions need: probability of class 1, label and group of each query image."""
+
+    scores: list[float]
+    labels: list[int]
+    groups: list[int]
+
+
+class Plan(NamedTuple):
+    """One episode to come."""
+
+    episodes: Episodes
+    episode: int
+    classes: tuple[int, ...] | None
+    site: str
+
+
+def plan(
+    images: LabelledImages,
+    protocol: Protocol,
+    *,
+    way: int = 2,
+    shot: int = 5,
+    seed: int = 0,
+    count: int | None = None,
+    by_image: bool = False,
+) -> list[Plan]:
+    """The episodes of a protocol: the same for every learner.
+
+    Args:
+        images: the classes to draw from, in general `LabelledImages.rare()`.
+        count: episodes; of each pair at each site in `site`. None: 600 (20 draws of 30), or 100.
+        by_image: let photographs of one lesion stand on both sides (`paper` only), to show what that flatters.
+
+    Raises:
+        ValueError: if the classes cannot fill the episodes, or `site` has no site column or no pair.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r} is not a protocol; choose from {', '.join(PROTOCOLS)}")
+    if by_image and protocol != "paper":
+        raise ValueError(f"by_image belongs to the paper protocol, not to {protocol}")
+    if count is not None and count < 1:
+        raise ValueError(f"episodes={count}: at least 1 is needed")
+    if protocol == "site":
+        return _site_plan(images, shot, seed, count or SITE_EPISODES)
+    spec = EpisodeSpec(way, shot, QUERY if protocol == "paper" else None)
+    episodes = Episodes(images, spec, seed=seed, by_image=by_image)
+    return [Plan(episodes, i, None, "") for i in range(count or DRAWS * RUNS)]
+
+
+def evaluate(learner: Learner, plans: Sequence[Plan], protocol: Protocol) -> Iterator[tuple[RunResult, Query]]:
+    """Adapt to each episode and judge the answers, in order; episodes run beside each other, one thread each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+            for first in range(0, len(plans), 4 * threads):
+                yield from pool.map(lambda item: _run(learner, item, protocol), plans[first : first + 4 * threads])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(learner: Learner, item: Plan, protocol: Protocol) -> tuple[RunResult, Query]:
+    drawn = item.episodes.draw(item.episode, item.classes)
+    episode = item.episodes.episode(drawn)
+    begun = time.perf_counter()
+    probabilities = learner.adapt(episode.support, seed=item.episode)(episode.query_x)
+    seconds = time.perf_counter() - begun
+    groups = item.episodes.images.groups[np.concatenate(drawn.query)]
+    metrics = all_metrics(probabilities, episode.query_y)
+    result = RunResult(protocol, item.episode, episode.classes, item.site, len(groups), seconds, metrics)
+    return result, Query(probabilities[:, 1].tolist(), episode.query_y.tolist(), groups.tolist())
+
+
+def _site_plan(images: LabelledImages, shot: int, seed: int, count: int) -> list[Plan]:
+    column = images.card.site_column
+    if column not in images.columns:
+        raise ValueError(
+            f"the site protocol needs a column that says where an image comes from; {images.card.name} has "
+            f"{', '.join(images.columns) or 'no extra columns'}: add a column called site to its table"
+        )
+    sites = images.columns[column].astype(str)
+    plans = []
+    for first, second in itertools.combinations(range(len(images.classes)), 2):
+        pair = (images.classes[first], images.classes[second])
+        whole = images.of(pair)
+        found = []
+        for site in sorted(set(sites)):
+            there = images.take(np.flatnonzero(sites == site)).of(pair)
+            if min(groups for _, groups in there.counts().values()) >= shot + SITE_QUERY:
+                found.append((site, there))
+        for site, there in [("", whole), *found] if found else []:
+            episodes = Episodes(there, EpisodeSpec(2, shot, None), seed=seed)
+            plans += [Plan(episodes, i, None, site) for i in range(count)]
+    if not plans:
+        raise ValueError(
+            f"the site protocol needs a pair of classes with {shot} + {SITE_QUERY} lesions each at one site; there is none"
+        )
+    return plans
+
+
+def line_of(result: RunResult) -> dict[str, Any]:
+    """A result as plain JSON values."""
+    return {**asdict(result), "classes": list(result.classes), "metrics": dict(result.metrics)}
+
+
+def result_of(line: Mapping[str, Any]) -> RunResult:
+    """The result that `line_of` wrote down."""
+    return RunResult(**{**line, "classes": tuple(line["classes"])})
+
+
+def query_scores(queries: Sequence[Query]) -> list[QueryScores]:
+    """In the form that the bootstrap over lesions takes."""
+    return [QueryScores(np.array(q.scores), np.array(q.labels), np.array(q.groups)) for q in queries]
+
+
+def overall(results: Sequence[RunResult], metric: str = "auc") -> Interval:
+    """Mean of a metric with its interval: over episodes, or in the `paper` protocol over draws of 30 runs."""
+    values = [result.metrics[metric] for result in results]
+    draws = len(values) // RUNS
+    if results[0].protocol == "paper" and draws > 1:
+        means = [float(np.mean(values[draw * RUNS : (draw + 1) * RUNS])) for draw in range(draws)]
+        return interval(means, kind=f"over {draws} draws of {RUNS} runs")
+    return interval(values, kind="over episodes")
+
+
+def by_pair(results: Sequence[RunResult], metric: str = "auc") -> dict[tuple[str, tuple[str, ...]], Interval]:
+    """(site, classes in alphabetical order) → mean over that pair's episodes."""
+    cells: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    for result in results:
+        cells.setdefault((result.site, tuple(sorted(result.classes))), []).append(result.metrics[metric])
+    return {key: interval(values, kind="over episodes") for key, values in sorted(cells.items())}
