@@ -23,6 +23,7 @@ from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.evaluation import Plan, evaluate
 from rareshot.machine import keep_memory, use_threads
 from rareshot.methods.maml import HELD_OUT_SEED, MAML
+from rareshot.types import Progress
 
 SIZE = 64
 ITERATIONS = 200
@@ -33,10 +34,11 @@ CANDIDATES: list[tuple[str, dict[str, Any]]] = [
     ("bcc", {"norm": "support", "inner_lr": 0.01}),
     ("bcc", {"norm": "support", "inner_lr": 0.05}),
     ("bcc", {"norm": "group", "inner_lr": 0.05}),
-    ("bcc", {"norm": "support", "inner_lr": 0.01, "head": "full"}),
-    ("bcc", {"norm": "transductive", "inner_lr": 0.01}),
-    ("bcc", {"norm": "group", "inner_lr": 0.1}),
-    ("bcc", {"norm": "tasknorm", "inner_lr": 0.01}),
+    ("bcc", {"norm": "support", "inner_lr": 0.05, "head": "full"}),
+    ("bcc", {"norm": "transductive", "inner_lr": 0.05}),
+    ("bcc", {"norm": "support", "inner_lr": 0.1}),
+    ("bcc", {"norm": "group", "inner_lr": 0.2}),
+    ("bcc", {"norm": "tasknorm", "inner_lr": 0.05}),
 ]
 """(common disease left out, what differs from the base)."""
 
@@ -61,8 +63,9 @@ def main(data: Path, out: Path, threads: int | None = None, only: tuple[int, ...
         method = replace(BASE, held_out=0.0, **changes)
         seen = [name for name in train.classes if name != left_out]
         begun = time.perf_counter()
-        losses: list[float] = []
-        learner = method.fit(train.of(seen), seed=0, observe=lambda progress: losses.append(progress.record["loss"]))
+        records: list[Progress] = []
+        learner = method.fit(train.of(seen), seed=0, observe=records.append)
+        losses = [progress.record["loss"] for progress in records]
         line: dict[str, Any] = {"candidate": key, "fit_seconds": round(time.perf_counter() - begun, 1)}
         line["loss_first_50"], line["loss_last_50"] = float(np.mean(losses[:50])), float(np.mean(losses[-50:]))
         episodes = Episodes(held, EpisodeSpec(2, method.shot, method.query), seed=0)

@@ -1,8 +1,8 @@
 """MAML's exact meta-gradient for conv4 without a graph: what autograd gives, for less time and memory.
 
-Per task: `steps` plain forward and backward passes; then backwards through the steps v ← v − γ H v, where H is the Hessian of the
-support loss at that step, and its product with v is written by hand (forward over reverse; see `blocks`). Only conv4 is known here;
-`supports` says so, and the caller takes autograd for everything else.
+Per task: `steps` plain forward and backward passes; then backwards through the steps v ← v − γ H v, where H is the
+Hessian of the support loss at that step, and its product with v is written by hand (forward over reverse; see `blocks`).
+Only conv4 is known here; `supports` says so, and the caller takes autograd for everything else.
 
 | symbol | is |
 |---|---|
@@ -13,7 +13,7 @@ support loss at that step, and its product with v is written by hand (forward ov
 Functions here keep no state: several tasks may run in several threads.
 """
 
-from rareshot.explicit.network import NORMS, Params, adapt, logits, moments, supports
-from rareshot.explicit.task import TaskGradient, meta_gradient
+from rareshot.explicit.network import NORMS, Params, supports
+from rareshot.explicit.task import TaskGradient, adapt, logits, meta_gradient, moments
 
 __all__ = ["NORMS", "Params", "TaskGradient", "adapt", "logits", "meta_gradient", "moments", "supports"]

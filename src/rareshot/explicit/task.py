@@ -1,4 +1,4 @@
-"""The meta-gradient of one task: through the query loss, the moments and every inner step."""
+"""One task: adaptation, answers, and the meta-gradient through the query loss, the moments and every inner step."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rareshot.explicit.blocks import Images
 from rareshot.explicit.network import (
+    Moments,
     Params,
     Pass,
     descend,
     hessian_product,
+    images_of,
+    lay_out,
     loss_gradient,
     moments_gradient,
     moments_of,
     norm_of,
+    scores_of,
     trace_blocks,
 )
+from rareshot.explicit.norms import Norm
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,47 @@ class TaskGradient:
     """Its gradient with respect to the initial parameters."""
     logits: Float[Tensor, "q way"]
     """Logits of the query images after adaptation."""
+
+
+@torch.no_grad()
+def adapt(
+    params: Params, x: Float[Tensor, "s c h w"], y: Int[Tensor, " s"], *, steps: int, lr: float, norm: str
+) -> dict[str, Tensor]:
+    """The parameters after `steps` of gradient descent on the support loss; `params` stay as they were."""
+    means = norm_of(norm)
+    images = images_of(params, x, means)
+    adapted = lay_out(params, torch.channels_last)
+    for _ in range(steps):
+        adapted = descend(adapted, loss_gradient(adapted, images, y, means)[2], lr)
+    return lay_out(adapted, torch.contiguous_format)
+
+
+@torch.no_grad()
+def moments(params: Params, x: Float[Tensor, "s c h w"]) -> list[tuple[Float[Tensor, " c"], Float[Tensor, " c"]]]:
+    """Mean and biased variance of every block over the batch `x`: what normalises the query in mode `support`."""
+    laid = lay_out(params, torch.channels_last)
+    return moments_of(trace_blocks(laid, images_of(laid, x, Norm()), Norm()))
+
+
+@torch.no_grad()
+def logits(
+    params: Params, x: Float[Tensor, "n c h w"], *, norm: str, moments: Moments | None = None
+) -> Float[Tensor, "n way"]:
+    """Logits of the images.
+
+    Args:
+        norm: `transductive` (by the statistics of `x`), `support` (by `moments`) or `group`.
+        moments: from `moments`, for mode `support` alone.
+
+    Raises:
+        ValueError: if mode `support` is without moments, or another mode has some.
+    """
+    if (norm == "support") != (moments is not None):
+        got = "none" if moments is None else "some"
+        raise ValueError(f"logits: moments are for norm='support', and only for it; got norm={norm!r} and {got}")
+    means = norm_of(norm)
+    laid = lay_out(params, torch.channels_last)
+    return scores_of(laid, trace_blocks(laid, images_of(laid, x, means), means, moments).features)
 
 
 @torch.no_grad()
@@ -50,14 +95,16 @@ def meta_gradient(
 
     Args:
         params: of conv4 with a linear head, by the names that `supports` knows.
+        steps: of gradient descent on the mean cross-entropy of the support images.
+        lr: rate of these steps, γ.
         norm: `transductive`, `support` or `group`.
         second_order: through the inner steps; otherwise the gradient at the adapted parameters.
-        recompute: keep only the parameters of each step, and go forward and backward again when they are needed: memory flat
-            in `steps`, about a third more time.
+        recompute: keep only the parameters of each step, and go forward and backward again when they are needed: memory
+            flat in `steps`, about a third more time.
     """
     means = norm_of(norm)
-    images = Images(support_x, means)
-    adapted = dict(params)
+    images = images_of(params, support_x, means)
+    adapted = lay_out(params, torch.channels_last)
     before: list[dict[str, Tensor]] = []
     passes: list[Pass] = []
     for _ in range(steps):
@@ -67,18 +114,21 @@ def meta_gradient(
             if not recompute:
                 passes.append(state)
         adapted = descend(adapted, gradient, lr)
+        del state
 
+    queries = images_of(params, query_x, means)
     if norm == "support":
         traces = trace_blocks(adapted, images, means)
-        loss, scores, v, query = loss_gradient(adapted, query_x, query_y, means, moments_of(traces))
+        loss, scores, v, query = loss_gradient(adapted, queries, query_y, means, moments_of(traces))
         through = moments_gradient(traces, query)
         v |= {name: v[name] + more for name, more in through.items()}
         del traces, query
     else:
-        loss, scores, v, _ = loss_gradient(adapted, query_x, query_y, means)
+        loss, scores, v = loss_gradient(adapted, queries, query_y, means)[:3]
+    del queries
 
     while before:
         at = before.pop()
         state = passes.pop() if passes else loss_gradient(at, images, support_y, means)[3]
         v = descend(v, hessian_product(state, v), lr)
-    return TaskGradient(loss, v, scores)
+    return TaskGradient(loss, lay_out(v, torch.contiguous_format), scores)
