@@ -159,7 +159,7 @@ def load_training_state(file: Path) -> TrainingState:
         return TrainingState(
             int(metadata["iteration"]), weights, moments, tuple(map(int, json.loads(metadata["skipped"])))
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not a checkpoint of rareshot ({error!r})") from error
 
 
@@ -205,7 +205,7 @@ def load_state(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = load_tensors(data)
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except (safetensors.SafetensorError, UnicodeDecodeError, json.JSONDecodeError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:  # RuntimeError: an impossible shape
         raise ValueError(f"{file} is damaged or not a safetensors file: {error}") from error
     return tensors, metadata
 

@@ -130,7 +130,7 @@ def _run(learner: Learner, item: Plan, protocol: Protocol) -> tuple[RunResult, Q
 
 
 def _site_plan(images: LabelledImages, shot: int, seed: int, count: int) -> list[Plan]:
-    column = images.card.site_column
+    column = images.card.site_column or "site"
     if column not in images.columns:
         raise ValueError(
             f"the site protocol needs a column that says where an image comes from; {images.card.name} has "

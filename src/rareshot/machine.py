@@ -33,9 +33,8 @@ def use_threads(threads: int | None) -> int:
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}: at least 1 is needed")
-    torch.set_num_threads(
-        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or cores)
     return torch.get_num_threads()
 
 

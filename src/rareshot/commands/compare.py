@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 from rich.table import Table
 
+from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE
 from rareshot.evaluation import METRICS, Query, RunResult, query_scores, result_of
 from rareshot.statistics import bootstrap_pairs_over_groups, paired
@@ -36,7 +37,7 @@ class Compare:
 
 def compare(args: Sequence[str]) -> None:
     """Parse and run `rareshot compare`."""
-    options = tyro.cli(Compare, args=args, prog="rareshot compare")
+    options = parse(Compare, args, "rareshot compare")
     if options.metric not in METRICS:
         raise ValueError(f"--metric {options.metric} is not measured; choose from {', '.join(METRICS)}")
     found = [_evaluations(options.first), _evaluations(options.second)]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
 from rareshot.data.check import check
 from rareshot.data.fetch import SOURCES, fetch
@@ -60,12 +61,20 @@ class Fetch:
     """Folder to put it in."""
 
 
-COMMANDS = {"check": Check, "prepare": Prepare, "fetch": Fetch}
+COMMANDS: dict[str, type[Check | Prepare | Fetch]] = {"check": Check, "prepare": Prepare, "fetch": Fetch}
 
 
 def data(args: Sequence[str]) -> None:
     """Parse and run `rareshot data`."""
-    options = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=args, prog="rareshot data")
+    known = ", ".join(COMMANDS)
+    if args and args[0] in ("-h", "--help"):
+        CONSOLE.print(
+            f"rareshot data check|prepare|fetch: {__doc__.split(': ')[1].splitlines()[0]}\nmore: rareshot data check --help"
+        )
+        return
+    if not args or args[0] not in COMMANDS:
+        raise ValueError(f"data needs one of {known}" + (f"; got {args[0]!r}" if args else ""))
+    options = parse(COMMANDS[args[0]], args[1:], f"rareshot data {args[0]}")
     match options:
         case Check():
             with data_progress("checking") as show:

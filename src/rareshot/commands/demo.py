@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from rareshot.commands.options import Machine
+from rareshot.commands.options import Machine, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, stages
 from rareshot.demo import run_demo
 
@@ -28,7 +28,7 @@ class Demo:
 
 def demo(args: Sequence[str]) -> None:
     """Parse and run `rareshot demo`."""
-    options = tyro.cli(Demo, args=args, prog="rareshot demo")
+    options = parse(Demo, args, "rareshot demo")
     options.machine.start()
     STATUS.print("synthetic dermoscopy pictures: no patient, and no claim about one")
     with stages() as show:

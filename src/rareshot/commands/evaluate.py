@@ -11,7 +11,7 @@ import tyro
 from rich.table import Table
 
 from rareshot.checkpoint import load_learner, read_run, versions, write_atomically
-from rareshot.commands.options import Machine, load_images
+from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, progress, stoppable
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import (
@@ -81,7 +81,7 @@ class Evaluate:
 
 def evaluate_command(args: Sequence[str]) -> None:
     """Parse and run `rareshot evaluate`."""
-    options = tyro.cli(Evaluate, args=args, prog="rareshot evaluate")
+    options = parse(Evaluate, args, "rareshot evaluate")
     options.machine.start()
     run = read_run(options.run)
     images = load_images(options.data, run.size, options.rare)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import tyro
 
@@ -22,7 +22,7 @@ from rareshot.checkpoint import (
     write_run,
 )
 from rareshot.commands.events import tensorboard_writer
-from rareshot.commands.options import Machine, load_images
+from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, Stop, progress, stoppable
 from rareshot.methods import LABELS, METHODS
 from rareshot.methods.maml import MAML
@@ -72,7 +72,7 @@ def fit(args: Sequence[str]) -> None:
     size, iterations, warmup = SCALES[scale]
     preset = replace(METHODS[name], iterations=iterations, warmup=warmup)
     default = Fit(data=tyro.MISSING, out=tyro.MISSING, method=preset, scale=scale)
-    options = tyro.cli(Fit, default=default, args=args[1:], prog=f"rareshot fit {name}")
+    options = parse(Fit, args[1:], f"rareshot fit {name}", default=default)
     if options.machine.start().type != "cpu":
         STATUS.print("fit runs on the CPU in this version; the GPU is not used")
     run = _run_of(options, name, options.size or size)
@@ -90,10 +90,10 @@ def fit(args: Sequence[str]) -> None:
     STATUS.print(
         f"{LABELS[name]} on {', '.join(common.classes)} of {images.card.name}, {run.size} px, from iteration {first}"
     )
-    with stoppable() as stop, progress(f"fit {name}", run.method.iterations) as show:
-        learner = run.method.fit(
-            common, seed=run.seed, resume=resume, observe=_observer(options, run.method, stop, show)
-        )
+    log_file = options.out / "log.jsonl"
+    with log_file.open("a") as log, stoppable() as stop, progress(f"fit {name}", run.method.iterations) as show:
+        observe = _observer(options, run.method, log, stop, show)
+        learner = run.method.fit(common, seed=run.seed, resume=resume, observe=observe)
     save_learner(options.out, learner)
     CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}")
     CONSOLE.print(f"next: rareshot evaluate {options.out} --data {options.data}")
@@ -162,8 +162,7 @@ def _trim_log(file: Path, iteration: int) -> None:
     write_atomically(file, "".join(kept).encode())
 
 
-def _observer(options: Fit, method: MAML, stop: Stop, show: Callable[..., None]) -> Observe:
-    log = (options.out / "log.jsonl").open("a")
+def _observer(options: Fit, method: MAML, log: TextIO, stop: Stop, show: Callable[..., None]) -> Observe:
     events = tensorboard_writer(options.out) if options.tensorboard else None
     seconds: list[float] = []
 

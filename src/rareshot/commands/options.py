@@ -1,14 +1,21 @@
 """Options that several commands share, each with its help."""
 
+import io
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+import tyro
 
 from rareshot.commands.terminal import data_progress
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.machine import keep_memory, pick_device, use_threads
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,24 @@ class Machine:
         keep_memory()
         use_threads(self.threads)
         return pick_device(self.device)
+
+
+def parse(kind: Callable[..., T], args: Sequence[str], prog: str, **more: Any) -> T:
+    """Options from the command line; `--help` prints and exits.
+
+    Raises:
+        ValueError: in one line, where tyro would draw a box.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(kind, args=args, prog=prog, **more)
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        lines = [line.strip(" │╭╮╰╯─|-+") for line in said.getvalue().splitlines()]
+        told = " ".join(line for line in lines[1:] if line).split("Argument helptext:")[0].split("For full helptext")[0]
+        raise ValueError(f"{' '.join(told.split())}; see {prog} --help") from exit_
 
 
 def load_images(path: Path, size: int, rare: tuple[str, ...]) -> LabelledImages:

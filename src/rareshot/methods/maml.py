@@ -184,7 +184,14 @@ class MAML:
     ) -> Callable[[int, State], dict[str, float]]:
         if held is None:
             return lambda iteration, weights: {}
-        episodes = Episodes(held, EpisodeSpec(self.way, self.shot, self.query), seed=HELD_OUT_SEED)
+        smallest = min(groups for _, groups in held.counts().values())
+        if smallest <= self.shot:
+            raise ValueError(
+                f"held_out={self.held_out} leaves {smallest} groups of the smallest class to validate on, and shot={self.shot} "
+                f"needs more: add images, or set held_out=0 to train on all without a validation curve"
+            )
+        spec = EpisodeSpec(self.way, self.shot, min(self.query, smallest - self.shot))
+        episodes = Episodes(held, spec, seed=HELD_OUT_SEED)
 
         def validate(iteration: int, weights: State) -> dict[str, float]:
             if iteration % self.validate_every and iteration != self.iterations:

@@ -1,0 +1,87 @@
+"""A page to read: one HTML file that holds all it shows, for screen, telephone and printer (not in the paper).
+
+Text, tables and pictures come in as values; the template gives them their form. Every text is escaped, so that a class
+may be called what it likes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its words.
+
+    Raises:
+        ValueError: if the picture is not part of the page, or has no alternative text.
+    """
+
+    image: str
+    """A `data:` address: the picture itself, not a place to load it from."""
+    alt: str
+    """What it shows, for those who cannot see it."""
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.image.startswith("data:image/"):
+            raise ValueError(
+                "a figure must carry its picture as a data:image address, so that the page is one file; "
+                f"got {self.image[:40]!r}"
+            )
+        if not self.alt.strip():
+            raise ValueError("a figure needs an alternative text, for those who cannot see it")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by row; the first column names the row.
+
+    Raises:
+        ValueError: if a row has more or fewer cells than the header.
+    """
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise ValueError(
+                    f"table {self.caption!r}: a row has {len(row)} cells under {len(self.header)} headings: {row}"
+                )
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; an empty line in `text` begins a paragraph."""
+
+    heading: str
+    text: str
+    figures: Sequence[Figure] = ()
+    table: Table | None = None
+
+
+def page(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """One self-contained HTML page: no script, no address that is loaded.
+
+    Args:
+        title: of the page and its main heading.
+        lead: what a reader takes along who reads nothing else.
+        sections: in the order of reading.
+    """
+    environment = Environment(
+        loader=PackageLoader("rareshot"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["paragraphs"] = _paragraphs
+    return environment.get_template("page.html").render(title=title, lead=lead, sections=sections)
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]

@@ -1,0 +1,48 @@
+"""Fixtures: made images, and the labels of the real ones."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rareshot.data.cards import ISIC2018
+from rareshot.data.collection import LabelledImages, number_groups
+from rareshot.data.synthetic import separable
+
+torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
+
+
+@pytest.fixture(scope="session")
+def made() -> LabelledImages:
+    """A small separable set: 7 classes, 12 lesions of two images each, 16 pixels."""
+    return separable(16, lesions=12, seed=0)
+
+
+@pytest.fixture(scope="session")
+def isic_folder() -> Path:
+    """The real ISIC 2018 images."""
+    data = os.environ.get("RARESHOT_DATA")
+    folder = (Path(data) if data else Path(__file__).resolve().parents[2] / "shared" / "data") / "isic2018"
+    if not (folder / "labels.csv").is_file():
+        pytest.skip(f"the ISIC 2018 images are not here: {folder} is missing (set RARESHOT_DATA to the folder above)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def isic_labels(isic_folder: Path) -> LabelledImages:
+    """Labels and lesions of the real ISIC 2018 set; every picture is the same black pixel, so that none is decoded."""
+    with (isic_folder / "labels.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    classes = tuple(ISIC2018.classes)
+    return LabelledImages(
+        pixels=np.broadcast_to(np.zeros((1, 1, 1, 3), np.uint8), (len(rows), 1, 1, 3)),
+        labels=np.array([classes.index(row["dx"]) for row in rows]),
+        classes=classes,
+        groups=number_groups([row["lesion_id"] for row in rows]),
+        ids=np.array([row["image_id"] for row in rows]),
+        card=ISIC2018,
+        columns={"site": np.array([row["site"] for row in rows])},
+    )

@@ -1,0 +1,321 @@
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rareshot.backbones import build
+from rareshot.checkpoint import load_training_state, save_training_state, state_hash
+from rareshot.data.collection import LabelledImages
+from rareshot.data.synthetic import separable
+from rareshot.episodes import Episodes, EpisodeSpec
+from rareshot.gradients import Task, TaskGradient
+from rareshot.losses import DifficultyAware, Mean, MetaLoss
+from rareshot.machine import use_threads
+from rareshot.methods import maml
+from rareshot.methods.maml import MAML, EpisodicLearner, mean_auc
+from rareshot.training import Outer, TrainingDivergedError, train_episodic
+from rareshot.types import Progress, State, TrainingState
+
+TINY = MAML(
+    width=8,
+    shot=1,
+    query=2,
+    steps=2,
+    test_steps=2,
+    inner_lr=0.05,
+    iterations=6,
+    warmup=3,
+    validate_every=4,
+    held_out=0.3,
+)
+DAML = replace(TINY, meta_loss=DifficultyAware())
+
+
+@pytest.fixture(autouse=True)
+def few_validation_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maml, "VALIDATION_EPISODES", 2)
+
+
+class Log:
+    """Every record, and the state after every iteration."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.states: list[TrainingState] = []
+
+    def __call__(self, progress: Progress) -> None:
+        timeless = {name: value for name, value in progress.record.items() if not name.endswith("seconds")}
+        self.records.append(json.loads(json.dumps(timeless)))
+        self.states.append(progress.training_state())
+
+
+def hash_of(state: TrainingState) -> tuple[int, str, str, tuple[int, ...]]:
+    return state.iteration, state_hash(state.weights), state_hash(state.optimiser), state.skipped
+
+
+def trained(method: MAML, images: LabelledImages, **how: Any) -> tuple[EpisodicLearner, Log]:
+    log = Log()
+    return method.fit(images.common(), seed=3, observe=log, **how), log
+
+
+@pytest.mark.parametrize(
+    "method",
+    [DAML, replace(DAML, fast=False, norm="tasknorm", head="full"), replace(DAML, adapted="head", second_order=False)],
+    ids=["fast", "plain tasknorm", "first-order head"],
+)
+def test_training_goes_on_bit_identically_from_any_state(made: LabelledImages, method: MAML, tmp_path: Path) -> None:
+    """Before, at and after the end of the warm-up; every other state goes over the disk."""
+    learner, whole = trained(method, made)
+    for state in whole.states[:-1]:
+        given = load_training_state(save_training_state(tmp_path, state)) if state.iteration % 2 else state
+        resumed, log = trained(method, made, resume=given)
+        assert state_hash(resumed.state()) == state_hash(learner.state())
+        assert log.records == whole.records[state.iteration :]
+        assert [hash_of(s) for s in log.states] == [hash_of(s) for s in whole.states[state.iteration :]]
+
+
+def test_a_state_is_a_copy_and_resuming_leaves_it(made: LabelledImages) -> None:
+    _, whole = trained(DAML, made)
+    before = [hash_of(state) for state in whole.states]
+    assert len({weights for _, weights, _, _ in before}) == DAML.iterations
+    trained(DAML, made, resume=whole.states[2])
+    assert [hash_of(state) for state in whole.states] == before
+
+
+@pytest.mark.xfail(strict=True, reason="the snapshot is taken when it is asked for, not when it was offered")
+def test_a_state_that_is_asked_for_later_is_that_of_its_iteration(made: LabelledImages) -> None:
+    offered: list[Callable[[], TrainingState]] = []
+    at_once: list[TrainingState] = []
+
+    def observe(progress: Progress) -> None:
+        offered.append(progress.training_state)
+        at_once.append(progress.training_state())
+
+    DAML.fit(made.common(), seed=3, observe=observe)
+    assert [hash_of(state()) for state in offered] == [hash_of(state) for state in at_once]
+
+
+@pytest.mark.xfail(strict=True, reason="a state is copied in without a look at names and shapes; () fills any shape")
+@pytest.mark.parametrize("change", [{"head.bias": torch.zeros(())}, {"head.bias": None}, {"head.bias": torch.zeros(5)}])
+def test_a_state_of_another_network_is_refused(made: LabelledImages, change: dict[str, Any]) -> None:
+    _, whole = trained(replace(DAML, iterations=1, warmup=0), made)
+    weights = {name: value for name, value in {**whole.states[0].weights, **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=r"head.bias"):
+        trained(replace(DAML, iterations=2), made, resume=replace(whole.states[0], weights=weights))
+
+
+def test_resuming_a_finished_run_gives_its_weights(made: LabelledImages) -> None:
+    learner, whole = trained(DAML, made)
+    resumed, log = trained(DAML, made, resume=whole.states[-1])
+    assert state_hash(resumed.state()) == state_hash(learner.state())
+    assert log.records == []
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_number_of_threads_does_not_change_a_bit(made: LabelledImages, fast: bool) -> None:
+    threads, answers = torch.get_num_threads(), []
+    for number in (1, 3):
+        torch.set_num_threads(number)
+        learner, log = trained(replace(DAML, fast=fast), made)
+        assert torch.get_num_threads() == number
+        answers.append((state_hash(learner.state()), log.records))
+    torch.set_num_threads(threads)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_number_of_threads_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    if not known:  # as on systems that cannot tell which cores a process may use
+        monkeypatch.delattr(os, "sched_getaffinity")
+    before = torch.get_num_threads()
+    assert use_threads(3) == 3
+    assert use_threads(None) == (len(os.sched_getaffinity(0)) if known else os.cpu_count())
+    torch.set_num_threads(before)
+    with pytest.raises(ValueError, match="threads=0: at least 1 is needed"):
+        use_threads(0)
+
+
+def test_training_depends_on_the_seed_and_leaves_the_global_random_state(made: LabelledImages) -> None:
+    before = torch.get_rng_state()
+    first, other = (DAML.fit(made.common(), seed=seed) for seed in (3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert state_hash(first.state()) != state_hash(other.state())
+
+
+def test_maml_and_daml_are_the_same_until_the_warm_up_ends(made: LabelledImages) -> None:
+    (_, plain), (_, daml) = trained(TINY, made), trained(DAML, made)
+    assert plain.records[:3] == daml.records[:3]
+    assert hash_of(plain.states[2]) == hash_of(daml.states[2])
+    assert [task["weight"] for task in daml.records[2]["tasks"]] == [1] * 4
+    assert [task["loss"] for task in plain.records[3]["tasks"]] == [task["loss"] for task in daml.records[3]["tasks"]]
+    assert [task["weight"] for task in daml.records[3]["tasks"]] != [1] * 4
+    assert state_hash(plain.states[3].weights) != state_hash(daml.states[3].weights)
+    assert [record["meta_lr"] for record in plain.records] == [1e-3] * 3 + [1e-4] * 3
+    assert [record["meta_lr"] for record in daml.records] == [1e-3] * 3 + [1e-4] * 3
+
+
+def test_the_validation_auc_is_recorded_every_so_often_and_at_the_end(made: LabelledImages) -> None:
+    _, log = trained(DAML, made)
+    recorded = {record["iteration"]: record["validation_auc"] for record in log.records if "validation_auc" in record}
+    assert list(recorded) == [4, 6]
+    assert all(0 <= area <= 1 for area in recorded.values())
+    _, log = trained(replace(DAML, held_out=0.0), made)
+    assert not any("validation_auc" in record for record in log.records)
+
+
+def test_no_task_shows_a_lesion_that_is_held_out_for_validation(
+    made: LabelledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[str]] = {"train": set(), "held": set()}
+    original = Episodes.episode
+
+    def watched(self: Episodes, drawn: Any) -> Any:
+        episode = original(self, drawn)
+        part = "train" if len(self.images) > len(made.common()) / 2 else "held"
+        seen[part] |= {str(name).rsplit("-", 1)[0] for name in episode.support_ids + episode.query_ids}
+        return episode
+
+    monkeypatch.setattr(Episodes, "episode", watched)
+    trained(DAML, made)
+    assert seen["train"]
+    assert seen["held"]
+    assert not seen["train"] & seen["held"]
+
+
+def test_a_record_holds_each_task(made: LabelledImages) -> None:
+    _, log = trained(DAML, made)
+    for number, record in enumerate(log.records, start=1):
+        assert record["iteration"] == number
+        assert record["loss"] == pytest.approx(np.mean([task["loss"] for task in record["tasks"]]), rel=1e-12)
+        assert record["skipped"] == 0
+        for task in record["tasks"]:
+            assert set(task) == {"classes", "loss", "auc", "weight", "gradient_norm"}
+            assert set(task["classes"]) < set(made.card.common)
+            assert task["gradient_norm"] > 0
+
+
+def test_training_raises_the_auc_on_separable_lesions() -> None:
+    clean = separable(16, lesions=16, seed=1)
+    rng = np.random.default_rng(0)  # a colour cast for each image, which an untrained network takes for the class
+    cast = rng.normal(0, 70, (len(clean), 1, 1, 3))
+    pixels = np.clip(clean.pixels * 0.6 + 50 + cast, 0, 255).astype(np.uint8)
+    images = replace(clean, pixels=pixels)
+    method = replace(TINY, iterations=20, warmup=20, held_out=0.0, augment=False, query=4, norm="group", meta_lr=0.01)
+    episodes = Episodes(images.common(), EpisodeSpec(2, 1, 10), seed=5)
+    untrained, learner = method.untrained(images.common(), seed=0), method.fit(images.common(), seed=0)
+    before, after = (mean_auc(one, episodes, 40) for one in (untrained, learner))
+    assert before < 0.8
+    assert after > 0.9
+
+
+# What follows replaces the gradient, to see what the outer loop makes of it.
+
+NET = build("conv4", size=16, norm="group", head="full", way=2, seed=0, width=8)
+Answer = Callable[[int], float]
+
+
+def numbered(number: int) -> tuple[Task, tuple[str, str]]:
+    """A task that carries its number as its support image."""
+    labels = torch.tensor([0, 1])
+    return Task(torch.full((1,), float(number)), labels, torch.zeros(1), labels, 2), ("a", "b")
+
+
+def outer_loop(
+    loss: Answer, size: Answer = lambda number: 1.0, *, meta_loss: MetaLoss | None = None, **how: Any
+) -> tuple[State, Log]:
+    """Train on made gradients: every entry of task i's is `size(i)` over the length of a vector of ones."""
+    length = sum(value.numel() for value in NET.parameters()) ** 0.5
+
+    def gradient_of(net: Any, weights: State, task: Task) -> TaskGradient:
+        number = int(task.support_x.item())
+        entries = {name: torch.full_like(value, size(number) / length) for name, value in weights.items()}
+        return TaskGradient(loss(number), entries, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+
+    log, loss_of = Log(), meta_loss or Mean()
+    plain: dict[str, Any] = {"iterations": 1, "tasks": 4, "clip": 10.0}
+    outer = Outer(meta_loss=lambda i: loss_of, meta_lr=lambda i: 1e-3, **{**plain, **how})
+    weights = train_episodic(
+        NET, numbered, gradient_of, outer, resume=None, observe=log, validate=lambda iteration, weights: {}
+    )
+    return weights, log
+
+
+def first_gradient(log: Log) -> float:
+    """Length of the first iteration's gradient: Adam's first moment is a tenth of it."""
+    moments = [value for name, value in log.states[0].optimiser.items() if name.endswith(".exp_avg")]
+    return float(torch.stack([value.norm() for value in moments]).norm()) * 10
+
+
+def test_the_gradient_is_the_weighted_mean_of_the_tasks() -> None:
+    _, log = outer_loop(lambda number: 0.3 + 0.1 * number, lambda number: 1 + number, meta_loss=DifficultyAware())
+    weights = [task["weight"] for task in log.records[0]["tasks"]]
+    assert len(set(weights)) == 4
+    assert first_gradient(log) == pytest.approx(sum(w * (1 + i) for i, w in enumerate(weights)) / 4, rel=1e-5)
+    assert [task["gradient_norm"] for task in log.records[0]["tasks"]] == pytest.approx([1, 2, 3, 4], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "size", "expected"),
+    [
+        (Mean(), 1e6, (3 * 1 + 10) / 4),  # the gradient itself is long
+        (Mean(), 8.0, (3 * 1 + 8) / 4),
+        (DifficultyAware(form="paper"), 1.0, (3 * 0.01788 + 10) / 4),  # its weight, 5e5, makes it long
+    ],
+)
+def test_no_task_pulls_longer_than_the_clip(loss: MetaLoss, size: float, expected: float) -> None:
+    _, log = outer_loop(
+        lambda number: 0.3 if number else 1 - 2e-6, lambda number: 1 if number else size, meta_loss=loss
+    )
+    assert first_gradient(log) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_task_that_is_not_finite_is_skipped_counted_and_recorded(where: str, broken: float) -> None:
+    def loss(number: int) -> float:
+        return broken if where == "loss" and number == 2 else 0.5
+
+    def size(number: int) -> float:
+        return broken if where == "gradient" and number == 2 else 3.0
+
+    weights, log = outer_loop(loss, size, iterations=2)
+    assert first_gradient(log) == pytest.approx(3.0, rel=1e-5)
+    assert [record["skipped"] for record in log.records] == [1, 1]
+    assert log.records[0]["tasks"][2] == {"classes": ["a", "b"], "skipped": True}
+    assert log.records[0]["loss"] == 0.5
+    assert [state.skipped for state in log.states] == [(2,), (2,)]
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_an_iteration_without_a_finite_task_moves_nothing() -> None:
+    weights, log = outer_loop(lambda number: math.nan)
+    assert state_hash(weights) == state_hash({name: value.detach() for name, value in NET.named_parameters()})
+    assert log.states[0].skipped == (0, 1, 2, 3)
+
+
+def test_more_than_5_broken_tasks_of_the_last_100_stop_the_training() -> None:
+    message = (
+        r"training diverged: 6 of the last 100 tasks were not finite \(numbers \[60, 70, 80, 90, 100, 110\]\) at "
+        "iteration 28; the last checkpoint is good: try a smaller inner_lr or meta_lr"
+    )
+    with pytest.raises(TrainingDivergedError, match=message):
+        outer_loop(lambda number: math.nan if number % 10 == 0 and number >= 60 else 0.5, iterations=50)
+
+
+def test_5_broken_tasks_in_any_100_are_borne() -> None:
+    _, log = outer_loop(lambda number: math.nan if number % 20 == 0 else 0.5, iterations=60)
+    assert len(log.states[-1].skipped) == 12
+
+
+def test_the_network_that_is_trained_stays_as_it_was() -> None:
+    before = state_hash({name: value.detach().clone() for name, value in NET.named_parameters()})
+    weights, _ = outer_loop(lambda number: 0.5)
+    assert state_hash({name: value.detach() for name, value in NET.named_parameters()}) == before
+    assert state_hash(weights) != before
