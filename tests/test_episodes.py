@@ -156,7 +156,6 @@ def test_without_a_query_size_every_other_group_is_asked_once() -> None:
             assert sorted(groups) == sorted(set(images.groups[images.labels == label].tolist()))
 
 
-@pytest.mark.xfail(strict=True, reason="one class may take every shared group as query, and leave the other with none")
 def test_without_a_query_size_every_class_is_asked() -> None:
     images = images_of([0] * 20 + [1] * 20, [*range(20), *range(20)])  # every group holds both classes
     episodes = Episodes(images, EpisodeSpec(2, 5, None), seed=0)

@@ -15,7 +15,7 @@ FLOORS = [
     ["methods"],
     ["checkpoint", "evaluation", "report"],
     ["figures"],
-    ["experiments", "predict", "demo"],
+    ["experiments", "predict", "demo", "bench"],
     ["commands"],
     ["cli"],
 ]
@@ -34,7 +34,7 @@ MODULES = {module_of(file) for file in FILES}
 
 
 def room_of(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def imports_of(source: str) -> set[str]:

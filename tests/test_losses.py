@@ -166,7 +166,7 @@ def test_a_task_that_is_not_finite_leaves_the_weights_of_the_others(form: str, b
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"eta": 0.5}, r"eta=0.5 must be at least 1: below, Eq. \(3\) has an infinite slope at 0"),
+        ({"eta": 0.5}, r"eta=0.5 must be at least 1, and finite"),
         ({"eta": math.nan}, r"eta=nan must be at least 1"),
         ({"eta": math.inf}, r"eta=inf must be"),
         ({"form": "printed"}, r"form='printed' is not a form of Eq. \(3\); choose paper or smooth"),

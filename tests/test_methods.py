@@ -1,5 +1,6 @@
 """The contract that every entry of METHODS keeps."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_adapting_and_asking_leave_the_learner_bit_equal(name: str) -> None:
     assert state_hash(learner.state()) == before
     assert torch.equal(torch.get_rng_state(), random_state)
     assert torch.equal(classifier(queries), first)
+
+
+@EVERY
+def test_tasks_in_threads_are_answered_as_one_after_the_other(name: str) -> None:
+    learner, tasks = learner_of(name), [task(number=number) for number in range(12)]
+
+    def answer(given: tuple[Support, Tensor, Tensor]) -> Tensor:
+        return learner.adapt(given[0])(given[1])
+
+    classifier = learner.adapt(tasks[0][0])
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(answer, tasks))
+        shared = list(pool.map(classifier, [queries for _, queries, _ in tasks]))
+    for ours, one, given in zip(together, shared, tasks, strict=True):
+        torch.testing.assert_close(ours, answer(given), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one, classifier(given[1]), rtol=1e-4, atol=1e-5)
 
 
 @EVERY

@@ -4,7 +4,15 @@ import torch
 from torch import Tensor
 
 from rareshot.backbones import Network, NormMode, build
+from rareshot.checkpoint import Run
 from rareshot.gradients import Task
+from rareshot.losses import DifficultyAware
+from rareshot.methods.maml import MAML
+
+METHOD = MAML(width=8, meta_loss=DifficultyAware(eta=3, form="paper"))
+RUN = Run(
+    METHOD, "daml", seed=1, size=16, scale="own", data={"name": "made", "classes": ["a", "b"]}, versions={"torch": "2"}
+)
 
 
 def random_network(
@@ -32,7 +40,7 @@ def random_task(*, way: int = 2, shot: int = 3, query: int = 4, seed: int = 0) -
 
 
 def weights_of(net: Network) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in net.named_parameters()}
+    return {name: value.detach().clone() for name, value in net.learnt().items()}
 
 
 def relative_distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:

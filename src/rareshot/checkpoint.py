@@ -29,6 +29,8 @@ from rareshot.methods.maml import MAML, EpisodicLearner
 from rareshot.types import State, TrainingState
 
 KEPT = 2
+LARGEST = 1024
+"""Largest image size in pixels."""
 LIMIT = 2**31
 """Largest checkpoint that is opened, in bytes."""
 META_LOSSES = {"Mean": Mean, "DifficultyAware": DifficultyAware}
@@ -75,9 +77,14 @@ def method_from_json(values: Mapping[str, Any]) -> MAML:
     try:
         values = dict(values)
         loss = dict(values.pop("meta_loss"))
-        unknown = values.keys() ^ {field.name for field in fields(MAML) if field.name != "meta_loss"}
+        kinds = {field.name: type(getattr(MAML(), field.name)) for field in fields(MAML) if field.name != "meta_loss"}
+        unknown = values.keys() ^ kinds.keys()
         if unknown:
-            raise ValueError(f"{', '.join(sorted(unknown))} unknown or missing")
+            raise ValueError(f"run.json: {', '.join(sorted(unknown))} unknown or missing")
+        for name, kind in kinds.items():
+            allowed = (int, type(None)) if name == "width" else (int, float) if kind is float else (kind,)
+            if type(values[name]) not in allowed:
+                raise ValueError(f"run.json: {name}={values[name]!r} is not of the right kind, {kind.__name__}")
         meta_loss = META_LOSSES[loss.pop("kind")](**loss)
         return MAML(**values, meta_loss=meta_loss)
     except (KeyError, TypeError, AttributeError) as error:
@@ -104,7 +111,10 @@ def read_run(folder: Path) -> Run:
         )
     try:
         values = json.loads(file.read_bytes())
-        return Run(**{**values, "method": method_from_json(values["method"])})
+        run = Run(**{**values, "method": method_from_json(values["method"])})
+        if type(run.size) is not int or not 1 <= run.size <= LARGEST:
+            raise ValueError(f"run.json: size={run.size!r} must be a whole number up to {LARGEST}")
+        return run
     except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}; fit the run again") from error
 
@@ -112,7 +122,9 @@ def read_run(folder: Path) -> Run:
 def save_training_state(folder: Path, state: TrainingState) -> Path:
     """Write a checkpoint, whole or not at all, and keep the last two."""
     file = _save_training_state(folder / f"checkpoint-{state.iteration:06d}.safetensors", state)
-    for old in _checkpoints(folder)[:-KEPT]:
+    others = [other for other in _checkpoints(folder) if other != file]
+    before = [other for other in others if _number(other) < state.iteration]
+    for old in set(others) - set(before[-(KEPT - 1) :]):  # what is numbered beyond is of a part that was given up
         old.unlink(missing_ok=True)
     return file
 
@@ -149,18 +161,19 @@ def load_training_state(file: Path) -> TrainingState:
         ValueError: if the file is damaged or is not a checkpoint.
     """
     tensors, metadata = load_state(file)
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optimiser": {}}
     try:
-        weights = {
-            name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")
-        }
-        moments = {
-            name.removeprefix("optimiser/"): value for name, value in tensors.items() if name.startswith("optimiser/")
-        }
-        return TrainingState(
-            int(metadata["iteration"]), weights, moments, tuple(map(int, json.loads(metadata["skipped"])))
-        )
+        for name, value in tensors.items():
+            part, _, own = name.partition("/")
+            parts[part][own] = value
+        skipped = tuple(map(int, json.loads(metadata["skipped"])))
+        state = TrainingState(int(metadata["iteration"]), parts["weights"], parts["optimiser"], skipped)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not a checkpoint of rareshot ({error!r})") from error
+    broken = [name for name, value in tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{file} holds numbers that are not finite, in {', '.join(broken)}")
+    return state
 
 
 def save_learner(folder: Path, learner: EpisodicLearner) -> Path:
@@ -169,10 +182,10 @@ def save_learner(folder: Path, learner: EpisodicLearner) -> Path:
 
 
 def load_learner(folder: Path) -> EpisodicLearner:
-    """The learner of a finished run, or of its newest checkpoint.
+    """The learner of a finished run.
 
     Raises:
-        FileNotFoundError: if the folder holds no run, or the run has not reached a checkpoint.
+        FileNotFoundError: if the folder holds no run, or the run is not finished.
         ValueError: if a file is damaged or does not fit the method.
     """
     run = read_run(folder)
@@ -205,7 +218,7 @@ def load_state(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = load_tensors(data)
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:  # RuntimeError: an impossible shape
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:  # Runtime: an impossible shape
         raise ValueError(f"{file} is damaged or not a safetensors file: {error}") from error
     return tensors, metadata
 
@@ -240,7 +253,12 @@ def _save_training_state(file: Path, state: TrainingState) -> Path:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*.safetensors"))
+    return sorted((file for file in folder.glob("checkpoint-*.safetensors") if _number(file) >= 0), key=_number)
+
+
+def _number(checkpoint: Path) -> int:
+    digits = checkpoint.stem.removeprefix("checkpoint-")
+    return int(digits) if digits.isdecimal() else -1
 
 
 def _commit() -> str:

@@ -69,6 +69,8 @@ class Episodes:
         self.images, self.spec, self.seed, self.by_image = images, spec, seed, by_image
         self._groups = np.arange(len(images)) if by_image else images.groups
         self._pools = [self._pool(label) for label in range(len(images.classes))]
+        if seed < 0:
+            raise ValueError(f"seed={seed} must be 0 or more")
         self._refuse_small_classes()
 
     def draw(self, i: int, classes: Sequence[int] | None = None) -> Drawn:
@@ -76,6 +78,8 @@ class Episodes:
         rng = np.random.default_rng((self.seed, i))
         order = rng.permutation(len(self.images.classes))[: self.spec.way]
         chosen = order if classes is None else np.asarray(classes)
+        if len(set(chosen.tolist())) != self.spec.way:
+            raise ValueError(f"classes={list(map(int, chosen))}: {self.spec.way} different classes are needed")
         shot, query = self.spec.shot, self.spec.query
         taken: set[int] = set()  # a group may hold images of two classes
         support = np.empty((len(chosen), shot), dtype=np.int64)
@@ -83,11 +87,13 @@ class Episodes:
         places = [0] * len(chosen)
         for row, label in enumerate(chosen):
             places[row], support[row] = self._fill(rng, label, orders[row], 0, shot, taken)
-        queries = []
-        for row, label in enumerate(chosen):
-            wanted = len(orders[row]) if query is None else query
-            queries.append(self._fill(rng, label, orders[row], places[row], wanted, taken)[1])
-        return Drawn(chosen, support, queries)
+        queries: list[list[int]] = [[] for _ in chosen]
+        # In turns, so that a group that holds images of several classes does not always go to the first of them.
+        for _ in range(query or max(map(len, orders))):
+            for row, label in enumerate(chosen):
+                places[row], found = self._fill(rng, label, orders[row], places[row], 1, taken)
+                queries[row] += found
+        return Drawn(chosen, support, [np.array(found, dtype=np.int64) for found in queries])
 
     def __getitem__(self, i: int) -> Episode:
         return self.episode(self.draw(i))
@@ -114,9 +120,10 @@ class Episodes:
 
     def _fill(
         self, rng: np.random.Generator, label: int, order: Array, place: int, wanted: int, taken: set[int]
-    ) -> tuple[int, Array]:
+    ) -> tuple[int, list[int]]:
         """Up to `wanted` images of free groups, one each, going on in `order` from `place`."""
-        pool, found = self._pools[label], []
+        pool = self._pools[label]
+        found: list[int] = []
         while place < len(order) and len(found) < wanted:
             at = order[place]
             place += 1
@@ -126,8 +133,8 @@ class Episodes:
                     continue
                 taken.add(group)
             first, last = pool.starts[at], pool.starts[at + 1]
-            found.append(pool.members[first if last - first == 1 else rng.integers(first, last)])
-        return place, np.array(found, dtype=np.int64)
+            found.append(int(pool.members[first if last - first == 1 else rng.integers(first, last)]))
+        return place, found
 
     def _pool(self, label: int) -> "_Pool":
         members = np.flatnonzero(self.images.labels == label)
@@ -139,8 +146,9 @@ class Episodes:
     def _refuse_small_classes(self) -> None:
         spec = self.spec
         if len(self._pools) < spec.way:
+            names = ", ".join(self.images.classes)
             raise ValueError(
-                f"way={spec.way}, but there are only {len(self._pools)} classes: {', '.join(self.images.classes)}"
+                f"way={spec.way}, but there are {len(self._pools)} classes: {names or 'none'}; name more, or lower way"
             )
         query = spec.query or 1
         need = spec.shot + query

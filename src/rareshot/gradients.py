@@ -52,15 +52,15 @@ def plain(
         second_order: through the inner steps; first order takes their gradients as constants.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-    names = adapted_names(leaves, adapted)
+    start = net.begin(leaves, task.way)
     moved = adapt(
         net,
-        net.begin(leaves, task.way),
+        start,
         task.support_x,
         task.support_y,
         steps=steps,
         lr=lr,
-        names=names,
+        names=adapted_names(start, adapted),
         second_order=second_order,
     )
     logits = query_logits(net, moved, task.query_x, support_moments(net, moved, task.support_x))
@@ -95,9 +95,4 @@ def meta_gradient(
         norm=norm_of(net),
         second_order=second_order,
     )
-    # A shared row was repeated for each class: its gradient is the sum over them.
-    gradient = {
-        name: value if value.shape == params[name].shape else value.sum(0, keepdim=True)
-        for name, value in result.gradient.items()
-    }
-    return TaskGradient(result.loss.item(), gradient, result.logits)
+    return TaskGradient(result.loss.item(), {name: result.gradient[name] for name in params}, result.logits)

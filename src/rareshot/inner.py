@@ -52,11 +52,8 @@ def adapt(
         second_order: keep the graph of each gradient, so that the meta-gradient holds the Hessian's part. Without it the
             gradients are constants, which is first-order MAML, and all that evaluation needs.
     """
-    params = dict(params)
-    if not second_order:  # leaves of their own: gradients are taken at each step and kept by no graph
-        params = {
-            name: value if value.requires_grad else value.detach().requires_grad_() for name, value in params.items()
-        }
+    # What carries no graph becomes a leaf of its own: gradients are asked for at every step.
+    params = {name: value if value.requires_grad else value.detach().requires_grad_() for name, value in params.items()}
     for _ in range(steps):
         moved = {name: params[name] for name in names}
         loss = task_loss(functional_call(net, params, (x,)), y)

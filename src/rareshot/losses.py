@@ -69,7 +69,7 @@ class DifficultyAware:
 
     def __post_init__(self) -> None:
         if not 1 <= self.eta < math.inf:
-            raise ValueError(f"eta={self.eta} must be at least 1: below, Eq. (3) has an infinite slope at 0")
+            raise ValueError(f"eta={self.eta} must be at least 1, and finite")
         if self.form not in ("paper", "smooth"):
             raise ValueError(f"form={self.form!r} is not a form of Eq. (3); choose paper or smooth")
         if not 0 < self.eps < 1:

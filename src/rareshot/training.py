@@ -64,7 +64,7 @@ def train_episodic(
     Raises:
         TrainingDivergedError: if more than 5 of the last 100 tasks were not finite.
     """
-    weights = {name: value.detach().clone() for name, value in net.named_parameters()}
+    weights = {name: value.detach().clone() for name, value in net.learnt().items()}
     adam = torch.optim.Adam(weights.values(), lr=1.0)
     skipped: list[int] = []
     first = 0
@@ -99,7 +99,7 @@ def train_episodic(
                 adam.step()
             record = {
                 "iteration": iteration + 1,
-                "loss": sum(results[i].loss for i in used) / max(len(used), 1),
+                "loss": sum(results[i].loss for i in used) / len(used) if used else None,
                 "meta_lr": outer.meta_lr(iteration),
                 "seconds": 0.0,
                 "data_seconds": data_seconds,
@@ -167,23 +167,26 @@ def _stop_if_diverged(skipped: list[int], iteration: int, tasks: int) -> None:
         )
 
 
-def _snapshot(
-    iteration: int, weights: State, adam: torch.optim.Adam, skipped: list[int]
-) -> Callable[[], TrainingState]:
-    def snapshot() -> TrainingState:
-        moments = {
-            f"{name}.{key}": adam.state[value][key].detach().clone()
-            for name, value in weights.items()
-            if value in adam.state
-            for key in ("exp_avg", "exp_avg_sq", "step")
-        }
-        copies = {name: value.detach().clone() for name, value in weights.items()}
-        return TrainingState(iteration, copies, moments, tuple(skipped))
-
-    return snapshot
+def _snapshot(iteration: int, weights: State, adam: torch.optim.Adam, skipped: list[int]) -> TrainingState:
+    """A copy taken now: what is asked for later is still the state of this iteration."""
+    moments = {
+        f"{name}.{key}": adam.state[value][key].detach().clone()
+        for name, value in weights.items()
+        if value in adam.state
+        for key in ("exp_avg", "exp_avg_sq", "step")
+    }
+    copies = {name: value.detach().clone() for name, value in weights.items()}
+    return TrainingState(iteration, copies, moments, tuple(skipped))
 
 
 def _restore(weights: State, adam: torch.optim.Adam, resume: TrainingState) -> None:
+    shapes = {name: value.shape for name, value in weights.items()}
+    if {name: value.shape for name, value in resume.weights.items()} != shapes:
+        raise ValueError("the state to resume from is of another network: its weights have other names or shapes")
+    for name, value in resume.optimiser.items():
+        owner, _, kind = name.rpartition(".")
+        if owner not in shapes or value.shape != (torch.Size() if kind == "step" else shapes[owner]):
+            raise ValueError(f"the state to resume from is of another network: {name} does not fit")
     for name, value in weights.items():
         value.copy_(resume.weights[name])
         if f"{name}.step" in resume.optimiser:

@@ -119,8 +119,8 @@ class Progress:
     iterations: int
     record: Mapping[str, Any]
     """The line for the log: loss, learning rate, each task's classes, loss, AUC and weight; plain JSON values."""
-    training_state: Callable[[], TrainingState]
-    """Gives, as a copy, all that a bit-identical resume needs."""
+    training_state: TrainingState
+    """All that a bit-identical resume needs, a copy."""
 
 
 Observe = Callable[[Progress], None]

@@ -42,8 +42,9 @@ class Network(nn.Module):
 
     Args:
         backbone: gives `features`.
-        head: `full`, a learnt row for each class, as the paper has it; or `shared`, one learnt row from which every class
-            starts (UNICORN-MAML, Ye & Chao 2022), so that any way can be adapted and no answer depends on class order.
+        head: `full`, a learnt row for each class, one way only; or `shared`, the same row for every class (UNICORN-MAML, Ye
+            & Chao 2022), so that any way can be adapted and no answer depends on class order. Softmax cancels what all
+            classes share, at every inner step too, so the shared row is zero and nothing about it is learnt.
         way: classes of a `full` head.
     """
 
@@ -53,8 +54,7 @@ class Network(nn.Module):
             raise ValueError(f"head={head!r} is not a head; choose full or shared")
         self.backbone = backbone
         self.head_mode = head
-        features = cast(int, backbone.features)
-        self.head = nn.Linear(features, way if head == "full" else 1)
+        self.head = nn.Linear(cast(int, backbone.features), way)
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")
         nn.init.zeros_(self.head.bias)
 
@@ -63,16 +63,21 @@ class Network(nn.Module):
         logits: Tensor = self.head(self.backbone(x))
         return logits
 
+    def learnt(self) -> dict[str, nn.Parameter]:
+        """Name → weight, of all that meta-training moves: the backbone, and the head if it is `full`."""
+        shared = self.head_mode == "shared"
+        return {name: value for name, value in self.named_parameters() if not (shared and name.startswith("head."))}
+
     def begin(self, params: Mapping[str, Tensor], way: int) -> dict[str, Tensor]:
-        """The weights from which a task of `way` classes starts; a shared row is repeated for each class.
+        """The weights from which a task of `way` classes starts: `params`, and for a shared head a row of zeros a class.
 
         Raises:
             ValueError: if the head is `full` and has another way.
         """
+        trained, features = self.head.weight.shape
         if self.head_mode == "shared":
-            row = {name: params[name].expand(way, *params[name].shape[1:]) for name in ("head.weight", "head.bias")}
-            return {**params, **row}
-        trained = params["head.weight"].shape[0]
+            like = next(iter(params.values()))
+            return {**params, "head.weight": like.new_zeros(way, features), "head.bias": like.new_zeros(way)}
         if trained != way:
             raise ValueError(
                 f"this learner has a full head for {trained} classes and cannot take {way}; "
@@ -93,10 +98,12 @@ def build(
         raise ValueError(f"norm={norm!r} is not a norm mode; choose from {', '.join(NORM_MODES)}")
     if backbone not in BACKBONES and not is_timm_name(backbone):
         raise ValueError(f"no backbone {backbone!r}; ours are {', '.join(BACKBONES)}, and any name of timm's is taken")
+    if width is not None and (width < 1 or backbone not in BACKBONES):
+        raise ValueError(f"width={width}: at least 1, and only {' and '.join(BACKBONES)} have one to choose")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if backbone in BACKBONES:
-            module = BACKBONES[backbone](size, norm, width)
-        else:
-            module = TimmBackbone(backbone, size, norm=norm)
-        return Network(module, head=head, way=way).to(memory_format=torch.channels_last)
+        ours = BACKBONES.get(backbone)
+        module = ours(size, norm, width) if ours else TimmBackbone(backbone, size, norm=norm)
+        net = Network(module, head=head, way=way)
+    # eval: no dropout, whose draws would make answers depend on the global random state. Our norms know no such mode.
+    return net.eval().to(memory_format=torch.channels_last)

@@ -5,6 +5,7 @@ import warnings
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rareshot.backbones.norms import EpisodicNorm, NormMode
 
@@ -33,6 +34,11 @@ class TimmBackbone(nn.Module):
             raise ValueError(f"backbone {name!r} cannot take images of {size} pixels; {smallest}")
         self.features = features
         _replace_batch_norms(self.model, norm)
+        left = {type(module).__name__ for module in self.model.modules() if isinstance(module, _BatchNorm)}
+        if left:
+            raise ValueError(
+                f"backbone {name!r} has {', '.join(left)}, which has no episodic form here; choose another"
+            )
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
         """Features of each image."""

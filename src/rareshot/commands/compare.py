@@ -14,7 +14,7 @@ from rareshot.commands.terminal import CONSOLE
 from rareshot.evaluation import METRICS, Query, RunResult, query_scores, result_of
 from rareshot.statistics import bootstrap_pairs_over_groups, paired
 
-SAME = ("protocol", "way", "shot", "seed", "by_image", "data")
+SAME = ("protocol", "way", "shot", "seed", "by_image", "episodes", "data")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def compare(args: Sequence[str]) -> None:
         count = min(map(len, results))
         values = [[each.metrics[options.metric] for each in one[:count]] for one in results]
         means = [f"{sum(one) / count:.4f}" for one in values]
-        text = str(paired(*values, kind="over episodes"))
+        text = str(paired(values[0], values[1], kind="over episodes"))
         queries = [_queries(where[name])[:count] for where in found]
         if options.metric == "auc" and headers[0]["way"] == 2 and headers[0]["protocol"] != "site" and all(queries):
             text += f"\n{bootstrap_pairs_over_groups(query_scores(queries[0]), query_scores(queries[1]))}"

@@ -10,7 +10,8 @@ import tyro
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
 from rareshot.data.check import check
-from rareshot.data.fetch import SOURCES, fetch
+from rareshot.data.fetch import fetch
+from rareshot.data.sources import SOURCES
 from rareshot.data.store import prepare
 
 Rare = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]

@@ -85,6 +85,12 @@ def evaluate_command(args: Sequence[str]) -> None:
     options.machine.start()
     run = read_run(options.run)
     images = load_images(options.data, run.size, options.rare)
+    known = [name for name in run.data.get("common", ()) if name in images.card.rare]
+    if known:
+        raise ValueError(
+            f"{options.run} was trained on {', '.join(known)}, which cannot be evaluated as unseen; "
+            f"name the unseen classes with --rare (it was trained on {', '.join(run.data['common'])})"
+        )
     learner = run.method.untrained(images.common(), seed=run.seed) if options.untrained else load_learner(options.run)
     if options.test_steps:
         learner = learner.with_test_steps(options.test_steps)
@@ -111,6 +117,7 @@ def evaluate_command(args: Sequence[str]) -> None:
         "shot": shot,
         "seed": options.seed,
         "by_image": options.by_image,
+        "episodes": options.episodes if options.protocol == "site" else None,
         "data": {"name": images.card.name, "rare": list(rare.classes), "fingerprint": rare.fingerprint()},
     }
     results, queries = _go_on(folder, name, header, plans, learner)

@@ -15,16 +15,16 @@ def tensorboard_writer(folder: Path) -> Callable[[Mapping[str, Any]], None]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError("--tensorboard needs the extra: pip install 'rareshot[tensorboard]'") from error
-    writer = SummaryWriter(folder / "events")  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(folder / "events")
 
     def write(record: Mapping[str, Any]) -> None:
         for name in ("loss", "meta_lr", "seconds", "validation_auc"):
             if name in record:
-                writer.add_scalar(name, record[name], record["iteration"])  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, record[name], record["iteration"])
         for task in record["tasks"]:
             if "loss" in task:
                 pair = "-".join(sorted(task["classes"]))
-                writer.add_scalar(f"difficulty/{pair}", task["loss"], record["iteration"])  # type: ignore[no-untyped-call]
-        writer.flush()  # type: ignore[no-untyped-call]
+                writer.add_scalar(f"difficulty/{pair}", task["loss"], record["iteration"])
+        writer.flush()
 
     return write

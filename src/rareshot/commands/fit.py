@@ -60,7 +60,7 @@ class Fit:
     resume: bool = False
     """Go on from the last checkpoint in --out; method, size and seed are the run's."""
     branch_from: Path | None = None
-    """A run of the same data and seed that differs in the outer loss alone: begin where its warm-up ended."""
+    """A run of the same data and seed that differs in meta_loss or decay alone: begin where its warm-up ended."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra `tensorboard`)."""
     machine: tyro.conf.OmitArgPrefixes[Machine] = Machine()
@@ -78,7 +78,11 @@ def fit(args: Sequence[str]) -> None:
     run = _run_of(options, name, options.size or size)
     images = load_images(options.data, run.size, options.rare)
     common = images.common()
-    facts = {"name": images.card.name, "common": list(common.classes), "fingerprint": common.fingerprint()}
+    facts: dict[str, Any] = {
+        "name": images.card.name,
+        "common": list(common.classes),
+        "fingerprint": common.fingerprint(),
+    }
     resume = _resume_point(options, facts)
     first = resume.iteration if resume else 0
     if options.resume:
@@ -95,8 +99,9 @@ def fit(args: Sequence[str]) -> None:
         observe = _observer(options, run.method, log, stop, show)
         learner = run.method.fit(common, seed=run.seed, resume=resume, observe=observe)
     save_learner(options.out, learner)
-    CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}")
-    CONSOLE.print(f"next: rareshot evaluate {options.out} --data {options.data}")
+    CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}", soft_wrap=True)
+    rare = "".join(f" --rare {name}" for name in options.rare)
+    CONSOLE.print(f"next: rareshot evaluate {options.out} --data {options.data}{rare}", soft_wrap=True)
 
 
 def _method_name(args: Sequence[str]) -> str:
@@ -142,8 +147,13 @@ def _resume_point(options: Fit, facts: dict[str, Any]) -> TrainingState | None:
     folder = options.branch_from
     other = read_run(folder)
     _refuse_other_data(other, facts, folder)
-    if replace(options.method, meta_loss=other.method.meta_loss) != other.method or other.seed != options.seed:
-        raise ValueError(f"--branch-from {folder}: that run differs in more than the outer loss, so no part is shared")
+    if (
+        replace(options.method, meta_loss=other.method.meta_loss, decay=other.method.decay) != other.method
+        or other.seed != options.seed
+    ):
+        raise ValueError(
+            f"--branch-from {folder}: that run differs in more than meta_loss and decay, so no part is shared"
+        )
     return warmup_state(folder)
 
 
@@ -179,9 +189,9 @@ def _observer(options: Fit, method: MAML, log: TextIO, stop: Stop, show: Callabl
         show(now.iteration, note=note + (f"  {record['skipped']} skipped" if record["skipped"] else ""))
         done = now.iteration == now.iterations
         if stop.number or done or now.iteration % CHECKPOINT_EVERY == 0:
-            save_training_state(options.out, now.training_state())
+            save_training_state(options.out, now.training_state)
         if now.iteration == method.warmup:
-            save_warmup_state(options.out, now.training_state())
+            save_warmup_state(options.out, now.training_state)
         if not done:
             stop.raise_if_asked()
 

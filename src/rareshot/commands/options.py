@@ -43,7 +43,8 @@ def parse(kind: Callable[..., T], args: Sequence[str], prog: str, **more: Any) -
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(kind, args=args, prog=prog, **more)
+            options: T = tyro.cli(kind, args=args, prog=prog, **more)
+            return options
     except SystemExit as exit_:
         if not exit_.code:
             raise

@@ -24,7 +24,9 @@ class DataCard:
     def __post_init__(self) -> None:
         both = sorted(set(self.common) & set(self.rare))
         if both:
-            raise ValueError(f"card {self.name!r}: {', '.join(both)} cannot be both common and rare; name each class once")
+            raise ValueError(
+                f"card {self.name!r}: {', '.join(both)} cannot be both common and rare; name each class once"
+            )
 
 
 ISIC2018 = DataCard(

@@ -49,8 +49,10 @@ class LabelledImages:
         wrong = {name: length for name, length in lengths.items() if length != n}
         if wrong:
             raise ValueError(f"{n} images, but {wrong}: every image needs one entry in each")
-        if n and not (0 <= self.labels.min() and self.labels.max() < len(self.classes)):
-            raise ValueError(f"labels run from {self.labels.min()} to {self.labels.max()}, with {len(self.classes)} classes")
+        if n and not (self.labels.min() >= 0 and self.labels.max() < len(self.classes)):
+            raise ValueError(
+                f"labels run from {self.labels.min()} to {self.labels.max()}, with {len(self.classes)} classes"
+            )
         if len(np.unique(self.ids)) != n:
             raise ValueError("image ids must be unique; some stand twice")
 

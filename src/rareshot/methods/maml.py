@@ -57,7 +57,7 @@ class MAML:
     query: int = 15
     """Query images a class of a training task."""
     inner_lr: float = 0.01
-    """Step size of the adaptation, γ in Eq. (2). The paper does not give it."""
+    """Step size of the adaptation, γ in Eq. (2). The paper does not give it; see docs/paper.md §3."""
     steps: int = 5
     """Steps of adaptation while training. The paper does not give it."""
     test_steps: int = 10
@@ -103,6 +103,8 @@ class MAML:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if self.adapted not in ("all", "head"):
+            raise ValueError(f"adapted={self.adapted!r} is neither all nor head")
         if not 0 <= self.warmup <= self.iterations:
             raise ValueError(f"warmup={self.warmup} must lie between 0 and iterations={self.iterations}")
         if not 0 <= self.held_out < 1:
@@ -118,10 +120,9 @@ class MAML:
         observe: Observe = ignore,
     ) -> "EpisodicLearner":
         """Algorithm 1; see `rareshot.types.Method`."""
-        train, held = (
-            split_groups(common, fraction=self.held_out, seed=HELD_OUT_SEED) if self.held_out else (common, None)
-        )
-        learner = self.untrained(train, seed=seed)
+        Episodes(common, EpisodeSpec(self.way, self.shot, self.query), seed=0)  # refuses classes that are too small
+        train, held = self._split(common)
+        learner = self.untrained(common, seed=seed)
         if start is not None:
             learner = learner.with_state(start)
         outer = Outer(
@@ -151,22 +152,29 @@ class MAML:
         return learner.with_state({**learner.state(), **weights})
 
     def untrained(self, common: LabelledImages, *, seed: int) -> "EpisodicLearner":
-        """The learner before its first iteration: random weights, pixels standardised as the common diseases ask."""
-        net = build(
-            self.backbone, size=common.size, norm=self.norm, head=self.head, way=self.way, seed=seed, width=self.width
-        )
-        mean, std = pixel_statistics(common)
-        return EpisodicLearner(self, common.size, net, mean, std)
+        """What `fit` begins with: random weights, pixels standardised as the common diseases ask."""
+        mean, std = pixel_statistics(self._split(common)[0])
+        return EpisodicLearner(self, common.size, self._network(common.size, seed), mean, std)
 
     def blank(self, size: int) -> "EpisodicLearner":
         """A learner of the right shapes for images of `size`, to load a state into."""
-        net = build(self.backbone, size=size, norm=self.norm, head=self.head, way=self.way, seed=0, width=self.width)
-        return EpisodicLearner(self, size, net, torch.zeros(3), torch.ones(3))
+        return EpisodicLearner(self, size, self._network(size, 0), torch.zeros(3), torch.ones(3))
+
+    def _network(self, size: int, seed: int) -> Network:
+        return build(
+            self.backbone, size=size, norm=self.norm, head=self.head, way=self.way, seed=seed, width=self.width
+        )
+
+    def _split(self, common: LabelledImages) -> tuple[LabelledImages, LabelledImages | None]:
+        return split_groups(common, fraction=self.held_out, seed=HELD_OUT_SEED) if self.held_out else (common, None)
 
     def _tasks(
         self, train: LabelledImages, learner: "EpisodicLearner", seed: int
     ) -> Callable[[int], tuple[Task, Sequence[str]]]:
-        episodes = Episodes(train, EpisodeSpec(self.way, self.shot, self.query), seed=seed)
+        try:
+            episodes = Episodes(train, EpisodeSpec(self.way, self.shot, self.query), seed=seed)
+        except ValueError as error:
+            raise ValueError(f"with held_out={self.held_out} of the groups kept from training: {error}") from error
         transform = affine if self.augment else unchanged
 
         def task(number: int) -> tuple[Task, Sequence[str]]:
@@ -219,7 +227,7 @@ class EpisodicLearner:
 
     def adapt(self, support: Support, *, seed: int = 0) -> "EpisodicClassifier":
         """`test_steps` gradient steps on the support images, Eq. (2); nothing here is random, so `seed` changes nothing."""
-        params = {name: value.detach() for name, value in self.net.named_parameters()}
+        params = {name: value.detach() for name, value in self.net.learnt().items()}
         x = self.standardised(support.images)
         moved, moments = adapt_to_support(
             copy.deepcopy(self.net),
@@ -235,7 +243,7 @@ class EpisodicLearner:
 
     def state(self) -> State:
         """Weights, and the common diseases' pixel statistics."""
-        weights = {name: value.detach() for name, value in self.net.named_parameters()}
+        weights = {name: value.detach() for name, value in self.net.learnt().items()}
         return {**weights, "pixels.mean": self.mean, "pixels.std": self.std}
 
     def with_state(self, state: State) -> "EpisodicLearner":
@@ -255,16 +263,10 @@ class EpisodicLearner:
                 )
             if not value.isfinite().all():
                 raise ValueError(f"state holds numbers that are not finite, in {name}")
-        net = build(
-            self.method.backbone,
-            size=self.size,
-            norm=self.method.norm,
-            head=self.method.head,
-            way=self.method.way,
-            seed=0,
-            width=self.method.width,
-        )
-        net.load_state_dict({name: value for name, value in state.items() if not name.startswith("pixels.")})
+        net = copy.deepcopy(self.net)
+        with torch.no_grad():
+            for name, value in net.learnt().items():
+                value.copy_(state[name])
         return replace(self, net=net, mean=state["pixels.mean"].clone(), std=state["pixels.std"].clone())
 
     def with_test_steps(self, steps: int) -> "EpisodicLearner":
@@ -273,8 +275,12 @@ class EpisodicLearner:
 
     def standardised(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
         """Mean 0 and deviation 1 in each colour, by the statistics of the common diseases."""
-        if images.shape[2:] != (self.size, self.size):
-            raise ValueError(f"this learner takes images of {self.size} pixels; got {tuple(images.shape[2:])}")
+        if images.shape[1:] != (3, self.size, self.size):
+            raise ValueError(
+                f"this learner takes RGB images of {self.size} pixels; got shape {tuple(images.shape[1:])}"
+            )
+        if not (images.min() >= 0 and images.max() <= 1):
+            raise ValueError("images must lie in [0, 1]; divide bytes by 255")
         x = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -293,7 +299,9 @@ class EpisodicClassifier:
         logits = query_logits(
             copy.deepcopy(self.learner.net), self.params, self.learner.standardised(images), self.moments
         )
-        return logits.double().softmax(1).float()
+        # An adaptation that diverged knows nothing, and says so: equal probabilities.
+        known = logits.isfinite().all(1, keepdim=True)
+        return torch.where(known, logits, 0).double().softmax(1).float()
 
 
 def pixel_statistics(images: LabelledImages) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:

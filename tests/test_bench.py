@@ -1,0 +1,177 @@
+"""The bench on tiny tasks: counts, gate, and all parts from end to end. Times mean nothing here."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from rareshot.bench import floor, peers
+from rareshot.bench.designs import META_TEST, OURS, PLAIN, TEXTBOOK, Design, ours
+from rareshot.bench.lanes import run_step
+from rareshot.bench.picture import draw_roofline
+from rareshot.bench.problem import Problem, Step
+from rareshot.bench.run import Plan, Record, run
+from rareshot.bench.tables import describe, markdown, tables
+from rareshot.commands.bench import Bench, plan_of
+from rareshot.gradients import Task
+
+TINY = Problem(size=28, shot=1, steps=1, query=2, tasks=2, width=8)
+
+
+def slightly_wrong(problem: Problem, tasks: Sequence[Task]) -> Step:
+    """Ours, with one number of the gradient off by a millionth."""
+    right = ours(problem, tasks)
+
+    def step() -> dict[str, Tensor]:
+        gradient = right()
+        gradient["head.weight"][0, 0] *= 1 + 1e-6
+        return gradient
+
+    return step
+
+
+def breaking(problem: Problem, tasks: Sequence[Task]) -> Step:
+    """A library that does not go with this torch."""
+    raise RuntimeError("no such operator")
+
+
+WRONG = Design("slightly wrong", slightly_wrong, arrangements=("threads",), layouts=(True,))
+BROKEN = Design("broken", breaking)
+ABSENT = Design("absent", breaking, package="no_such_package")
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    plan = Plan(TINY, rounds=2, test_steps=1, rate_seconds=0.001, repeats=1, points=(("steps", (2,)),))
+    torch.set_num_threads(2)
+    try:
+        return list(run(plan, designs=(OURS, TEXTBOOK, WRONG, BROKEN, ABSENT), answers=(META_TEST[0],)))
+    finally:
+        torch.set_num_threads(1)
+
+
+def of(records: list[Record], part: str, **wanted: Any) -> list[Record]:
+    return [each for each in records if each["part"] == part and wanted.items() <= each.items()]
+
+
+def test_counts_of_the_reference_problem_are_those_by_hand() -> None:
+    # Forward of an image: 2 * 9 * 3 * 64 * 84^2 = 24.4 M, then 2 * 9 * 64 * 64 * (42^2 + 21^2 + 10^2) = 169.9 M.
+    first, rest = 24_385_536, 169_869_312 + 73_728 * (42**2 + 21**2 + 10**2) - 169_869_312
+    gradient, product = 2 * first + 3 * rest, 2 * first + 6 * rest
+    assert floor.flop(Problem()) == 4 * (10 * 5 * (gradient + product) + 30 * gradient)
+    assert floor.flop(Problem(second_order=False)) == 4 * (10 * 5 * gradient + 30 * gradient)
+    assert round(floor.flop(Problem()) / 1e9) == 392
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("design", [TEXTBOOK, PLAIN], ids=lambda design: design.name)
+def test_counts_are_what_torch_counts_in_autograd(design: Design, second_order: bool) -> None:
+    problem = replace(TINY, steps=2, tasks=1, second_order=second_order)
+    step = design.prepare(problem, [problem.task(0)])
+    with FlopCounterMode(display=False) as counter:
+        step()
+    convolutions = {name: count for name, count in counter.get_flop_counts()["Global"].items() if "conv" in str(name)}
+    # Autograd also takes the gradient in the support images of each step's gradient, for nobody.
+    wasted = 2 * 2 * 9 * 3 * 8 * 28**2 * problem.steps if second_order else 0
+    assert floor.flop(problem) + wasted == sum(convolutions.values())
+
+
+def test_least_time_adds_up_every_call_at_its_own_rate() -> None:
+    rates = {each.layer: floor.Rate(1.0, 10.0) for each in floor.calls(TINY)}
+    # Support: 2 calls each way in the first layer, 3 in the other three; query: 1 in each of four. Two tasks.
+    assert floor.least_seconds(TINY, rates) == 2 * 11 * (2 + 3 * 3 + 4)
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("prepare", [peers.vmapped, ours], ids=lambda prepare: prepare.__name__)
+def test_designs_without_a_library_give_the_textbook_gradient(prepare: Any, second_order: bool) -> None:
+    problem = replace(TINY, steps=2, double=True, second_order=second_order)
+    wanted = run_step(TEXTBOOK, problem, ((0, 1),), 1)
+    for groups in (((0, 1),), ((0,), (1,))):
+        got = run_step(Design("one", prepare), problem, groups, 1)
+        assert abs(got - wanted).max() < 1e-12 * abs(wanted).max()
+
+
+def test_vmap_takes_fewer_tasks_at_once_where_they_would_fill_the_memory() -> None:
+    assert peers.tasks_at_once(TINY, 4) == 4
+    assert peers.tasks_at_once(Problem(size=2048), 4) == 1
+
+
+def test_what_passes_the_gate_is_within_its_tolerance(records: list[Record]) -> None:
+    passed = of(records, "gate", passed=True)
+    assert {each["design"] for each in passed} == {"ours", "functional loop"}
+    assert len(passed) == 4
+    assert all(each["distance"] < 1e-10 for each in passed)
+
+
+def test_a_wrong_gradient_is_listed_as_failed_and_not_timed(records: list[Record]) -> None:
+    gates = of(records, "gate", design="slightly wrong")
+    assert [each["passed"] for each in gates] == [False, False]
+    assert "away from the textbook's" in gates[0]["failed"]
+    assert not of(records, "step", design="slightly wrong")
+    assert not of(records, "memory", design="slightly wrong")
+
+
+def test_a_design_that_raises_or_is_not_installed_says_so(records: list[Record]) -> None:
+    assert of(records, "gate", design="broken")[0]["failed"] == "RuntimeError: no such operator"
+    assert of(records, "gate", design="absent")[0]["failed"] == "not installed"
+
+
+def test_every_round_has_a_time_and_a_ratio_to_ours(records: list[Record]) -> None:
+    steps = of(records, "step")
+    assert [each["design"] for each in steps] == ["ours", "functional loop"] * 2
+    for each, own in zip(steps, [steps[0], steps[0], steps[2], steps[2]], strict=True):
+        assert each["ratios"] == [a / b for a, b in zip(each["seconds"], own["seconds"], strict=True)]
+        assert len(each["seconds"]) == 2
+
+
+def test_every_part_is_there_and_survives_json(records: list[Record]) -> None:
+    assert json.loads(json.dumps(records)) == records
+    parts = ["setting", "rate", "floor", "gate", "memory", "step", "meta-test gate", "meta-test"]
+    assert list(dict.fromkeys(each["part"] for each in records)) == [*parts, "inductive", "scaling", "data"]
+    assert all(each["bytes"] >= 0 for each in of(records, "memory"))
+    assert 0 < of(records, "data")[0]["share"] < 1
+
+
+def test_tables_and_picture_name_every_design(records: list[Record], tmp_path: Path) -> None:
+    text = "\n".join(markdown(table) for table in tables(records))
+    for words in (
+        "ours",
+        "functional loop",
+        "not installed",
+        "away from the textbook's",
+        "share of floor",
+        "Meta-test",
+    ):
+        assert words in text
+    assert "no GPU here" in describe({**records[0], "gpu": None})
+    assert "measures the CPU" in describe({**records[0], "gpu": "a GPU"})
+    files = [tmp_path / "roofline.svg", tmp_path / "roofline.png"]
+    draw_roofline(records, *files)
+    assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_the_command_asks_for_what_its_options_say() -> None:
+    plan = plan_of(Bench(size=64, shot=3, steps=2, rounds=9))
+    assert (plan.problem.size, plan.problem.shot, plan.problem.steps, plan.rounds) == (64, 3, 2, 9)
+    assert plan_of(Bench(quick=True)).problem.size == 28
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"size": 8}, "size=8: conv4 halves an image four times, so at least 16 pixels"),
+        ({"shot": 0}, "shot=0: at least 1"),
+        ({"steps": 0}, "steps=0: at least 1"),
+        ({"rounds": 0}, "rounds=0: at least 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_starts(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_of(Bench(**wrong))
