@@ -26,7 +26,7 @@ def test_features_are_a_cell_of_every_filter_for_16_pixels(name: str, size: int)
     assert net.backbone.features == 8 * (size // 16) ** 2
     x = torch.rand(2, 3, size, size)
     assert net.backbone(x).shape == (2, net.backbone.features)
-    assert net(x).shape == (2, 1)
+    assert net(x).shape == (2, 2)
 
 
 def test_the_papers_widths_are_the_defaults() -> None:
@@ -79,7 +79,7 @@ def test_a_timm_network_has_our_norms_in_place_of_its_batch_norms(name: str, nor
     assert len(norms_of(net)) == len(batch_norms) > 0
     assert {layer.mode for layer in norms_of(net)} == {norm}
     assert not [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    assert net(torch.rand(2, 3, 64, 64)).shape == (2, 1)
+    assert net(torch.rand(2, 3, 64, 64)).shape == (2, 2)
 
 
 def test_a_timm_network_is_theirs_when_the_batch_is_normalised_by_itself() -> None:
@@ -96,7 +96,7 @@ def test_a_timm_network_is_theirs_when_the_batch_is_normalised_by_itself() -> No
 
 def test_a_timm_network_adapts_and_answers_one_image_by_itself() -> None:
     net = build(TIMM, size=32, **PLAIN)
-    params = net.begin({name: value.detach() for name, value in net.named_parameters()}, 2)
+    params = net.begin(net.learnt(), 2)
     x, y, queries = torch.rand(4, 3, 32, 32), torch.tensor([0, 0, 1, 1]), torch.rand(3, 3, 32, 32)
     moved, moments = adapt_to_support(net, params, x, y, steps=1, lr=0.01, adapted="all")
     together = query_logits(net, moved, queries, moments)
@@ -115,7 +115,7 @@ def test_a_timm_network_with_dropout_gives_the_same_answer_twice() -> None:
 
 def test_a_full_head_refuses_another_way_by_name() -> None:
     net = build("conv4", size=16, width=8, **{**PLAIN, "head": "full", "way": 3})
-    params = dict(net.named_parameters())
+    params = net.learnt()
     assert net.begin(params, 3)["head.weight"].shape == (3, 8)
     with pytest.raises(ValueError, match="full head for 3 classes and cannot take 2; give 3 classes, or fit one with"):
         net.begin(params, 2)
@@ -124,7 +124,7 @@ def test_a_full_head_refuses_another_way_by_name() -> None:
 @pytest.mark.parametrize("way", [2, 3, 7])
 def test_a_shared_head_takes_any_way_and_starts_all_classes_alike(way: int) -> None:
     net = build("conv4", size=16, width=8, **PLAIN)
-    params = net.begin(dict(net.named_parameters()), way)
+    params = net.begin(net.learnt(), way)
     assert params["head.weight"].shape == (way, 8)
     assert params["head.bias"].shape == (way,)
     logits = query_logits(net, params, torch.rand(2, 3, 16, 16), None)

@@ -215,7 +215,7 @@ def test_groups_that_another_class_could_use_up_are_not_counted_on() -> None:
 
 
 def test_more_classes_than_there_are_are_refused() -> None:
-    with pytest.raises(ValueError, match="way=5, but there are only 4 classes: a, b, c, d"):
+    with pytest.raises(ValueError, match="way=5, but there are 4 classes: a, b, c, d; name more"):
         Episodes(simple(), EpisodeSpec(5, 1, 1), seed=0)
 
 

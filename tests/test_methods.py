@@ -180,7 +180,7 @@ def test_unequal_numbers_of_support_images_work(name: str) -> None:
 @EVERY
 def test_images_of_another_size_are_refused(name: str) -> None:
     support, _, _ = task()
-    with pytest.raises(ValueError, match=r"this learner takes images of 28 pixels; got \(20, 20\)"):
+    with pytest.raises(ValueError, match=r"takes RGB images of 28 pixels; got shape \(3, 20, 20\)"):
         learner_of(name).adapt(support)(torch.rand(1, 3, 20, 20))
 
 
@@ -230,17 +230,17 @@ def test_hyperparameters_that_make_no_sense_are_refused(wrong: dict[str, Any], m
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:
-    learner = MAML(width=8).untrained(images().common(), seed=0)
+    learner = MAML(width=8, head="full").untrained(images().common(), seed=0)
     state = dict(learner.state())
     for wrong, message in (
         ({name: value for name, value in state.items() if name != "head.bias"}, r"\['head.bias'\] are not in both"),
         (state | {"extra": torch.ones(1)}, r"\['extra'\] are not in both"),
-        (state | {"head.bias": torch.zeros(2)}, r"head.bias is \(2,\) torch.float32, not \(1,\) torch.float32"),
+        (state | {"head.bias": torch.zeros(1)}, r"head.bias is \(1,\) torch.float32, not \(2,\) torch.float32"),
         (
-            state | {"head.bias": torch.zeros(1).double()},
-            r"head.bias is \(1,\) torch.float64, not \(1,\) torch.float32",
+            state | {"head.bias": torch.zeros(2).double()},
+            r"head.bias is \(2,\) torch.float64, not \(2,\) torch.float32",
         ),
-        (state | {"head.bias": torch.full((1,), torch.nan)}, "state holds numbers that are not finite, in head.bias"),
+        (state | {"head.bias": torch.full((2,), torch.nan)}, "state holds numbers that are not finite, in head.bias"),
     ):
         with pytest.raises(ValueError, match=message):
             learner.with_state(wrong)
