@@ -133,8 +133,9 @@ def test_every_round_has_a_time_and_a_ratio_to_ours(records: list[Record]) -> No
 
 def test_every_part_is_there_and_survives_json(records: list[Record]) -> None:
     assert json.loads(json.dumps(records)) == records
-    parts = ["setting", "rate", "floor", "gate", "memory", "step", "meta-test gate", "meta-test"]
+    parts = ["setting", "rate", "floor", "gate", "memory", "step", "meta-test gate", "meta-test", "inductive gate"]
     assert list(dict.fromkeys(each["part"] for each in records)) == [*parts, "inductive", "scaling", "data"]
+    assert of(records, "inductive gate")[0]["passed"]
     assert all(each["bytes"] >= 0 for each in of(records, "memory"))
     assert 0 < of(records, "data")[0]["share"] < 1
 
@@ -146,7 +147,7 @@ def test_tables_and_picture_name_every_design(records: list[Record], tmp_path: P
         "functional loop",
         "not installed",
         "away from the textbook's",
-        "share of floor",
+        "of floor",
         "Meta-test",
     ):
         assert words in text

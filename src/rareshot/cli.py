@@ -19,6 +19,7 @@ fit it on common diseases, adapt it to k images of each rare one.
   rareshot fit maml|fomaml|anil|daml     meta-train on the common diseases
   rareshot evaluate RUN                  judge a run on the rare diseases
   rareshot compare RUN RUN               is one better than the other beyond noise?
+  rareshot bench                         how fast, beside this machine's limit and other libraries?
 
 Every command explains itself: rareshot fit daml --help
 Exit codes: 0 done, 1 training diverged, 2 a mistake in what was asked for, 130/143 stopped (everything is saved)."""
@@ -70,6 +71,8 @@ def _command(name: str) -> Callable[[Sequence[str]], None]:
             from rareshot.commands.evaluate import evaluate_command as command
         case "compare":
             from rareshot.commands.compare import compare as command
+        case "bench":
+            from rareshot.commands.bench import bench as command
         case _:
             raise ValueError(f"no command {name!r}; `rareshot --help` lists them")
     return command

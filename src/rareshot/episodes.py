@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from rareshot.data.collection import LabelledImages
 from rareshot.types import Episode
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 Augment = Callable[[Float[Tensor, "n 3 h w"], np.random.Generator], Float[Tensor, "n 3 h w"]]
 
 

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from matplotlib import figure as mpl
@@ -27,7 +28,7 @@ from rareshot.report import Figure
 from rareshot.statistics import Interval
 from rareshot.types import Episode
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 Record = Mapping[str, Any]
 """A line of the training log."""
 Cells = Mapping[tuple[str, tuple[str, ...]], Interval]

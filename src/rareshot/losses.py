@@ -9,7 +9,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ def task_loss(logits: Float[Tensor, "n way"], labels: Int[Tensor, " n"]) -> Floa
     return F.cross_entropy(logits, labels)
 
 
+@runtime_checkable
 class MetaLoss(Protocol):
     """What the outer loop minimises: the tasks' losses → one number."""
 

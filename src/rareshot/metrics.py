@@ -11,10 +11,11 @@ equal weight.
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import rankdata
 from torch import Tensor
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 
 ECE_BINS = 15
 """Bins of the expected calibration error; 15 as in Guo et al., On Calibration of Modern Neural Networks (ICML 2017)."""

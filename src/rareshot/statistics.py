@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 
 POWER = 0.8
 """The chance that `Paired.needed` asks for; the usual convention."""

@@ -10,7 +10,7 @@ Images between rooms are float, RGB, in [0, 1]; a learner normalises them itself
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -72,6 +72,7 @@ class Episode:
         return Support(self.support_x, self.support_y, self.classes)
 
 
+@runtime_checkable
 class Classifier(Protocol):
     """One adapted task."""
 
@@ -80,6 +81,7 @@ class Classifier(Protocol):
         ...
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What `fit` returns: the weights. Adapting never changes it."""
 
@@ -130,6 +132,7 @@ def ignore(progress: Progress) -> None:
     """An observer that does nothing."""
 
 
+@runtime_checkable
 class Method(Protocol):
     """A frozen dataclass of hyperparameters; `fit` turns common diseases into a learner."""
 

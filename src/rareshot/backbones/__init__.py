@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ __all__ = ["BACKBONES", "NORM_MODES", "Backbone", "EpisodicNorm", "HeadMode", "N
 HeadMode = Literal["full", "shared"]
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """An `nn.Module` that gives `features` numbers an image."""
 

@@ -134,14 +134,14 @@ def our_plain_answers(problem: Problem, tasks: Sequence[Task]) -> Step:
 OURS = Design("ours", ours, arrangements=("threads",), layouts=(True,))
 """What every ratio is to; runs as training runs it."""
 PLAIN = Design("ours, plain", ours_plain, arrangements=("threads",), layouts=(True,))
-RECOMPUTED = Design("ours, recomputed", ours_recomputed, arrangements=("threads",), layouts=(True,))
+RECOMPUTED = Design("ours, recomputed", ours_recomputed, arrangements=("threads",), layouts=(True,), orders=(True,))
 TEXTBOOK = Design("functional loop", peers.functional)
 """What the gate compares with."""
-LEARN2LEARN = Design("learn2learn", peers.learn2learn, "learn2learn")
 DESIGNS = (
     OURS,
     PLAIN,
-    LEARN2LEARN,
+    RECOMPUTED,
+    Design("learn2learn", peers.learn2learn, "learn2learn"),
     Design("higher", peers.higher, "higher"),
     Design("torchopt", peers.torchopt, "torchopt", orders=(True,)),
     TEXTBOOK,
@@ -157,10 +157,11 @@ DESIGNS = (
 )
 
 OUR_ANSWERS = Design("ours", our_answers, arrangements=("threads",), layouts=(True,))
+PLAIN_ANSWERS = Design("ours, plain", our_plain_answers, arrangements=("threads",), layouts=(True,))
 TEXTBOOK_ANSWERS = Design("functional loop", peers.functional_answers)
 META_TEST = (
     OUR_ANSWERS,
-    Design("ours, plain", our_plain_answers, arrangements=("threads",), layouts=(True,)),
+    PLAIN_ANSWERS,
     Design("learn2learn", peers.learn2learn_answers, "learn2learn"),
     TEXTBOOK_ANSWERS,
 )

@@ -17,13 +17,14 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from rareshot.bench.designs import Arrangement, Design
 from rareshot.bench.problem import Problem, Step
 from rareshot.machine import keep_memory
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 Groups = tuple[tuple[int, ...], ...]
 """Numbers of tasks: a group runs one after the other, groups beside each other."""
 P = ParamSpec("P")
@@ -104,8 +105,10 @@ class Lanes:
 
 
 def lane(threads: int, *, keep: bool) -> ProcessPoolExecutor:
-    """A process that has seen nothing yet."""
-    context = multiprocessing.get_context("spawn")
+    """A process that has done nothing yet but import torch: where the system can, forked from one that does nothing else."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload([__name__])
     return ProcessPoolExecutor(1, context, initializer=_begin, initargs=(threads, keep))
 
 

@@ -19,6 +19,8 @@ from rareshot.bench.designs import (
     META_TEST,
     OUR_ANSWERS,
     OURS,
+    PLAIN,
+    PLAIN_ANSWERS,
     RECOMPUTED,
     TEXTBOOK,
     TEXTBOOK_ANSWERS,
@@ -91,7 +93,7 @@ def run(
     Call it from a script's `if __name__ == "__main__"`: it starts processes.
 
     Args:
-        designs: gradients to time; the first is what ratios are to.
+        designs: gradients to time; the first that passes the gate is what ratios are to.
         answers: the same for the meta-test.
     """
     threads = torch.get_num_threads()
@@ -107,12 +109,12 @@ def run(
         for order, problem in orders:
             yield from bench.steps("step", passed[order], problem)
         test = replace(plan.problem, second_order=False, steps=plan.test_steps)
-        yield from bench.steps(
-            "meta-test", (yield from bench.gate(answers, test, TEXTBOOK_ANSWERS, "meta-test gate")), test
-        )
-        yield from bench.inductive(OURS, plan.problem, "training step")
-        yield from bench.inductive(OUR_ANSWERS, test, "meta-test")
-        yield from bench.scaling()
+        good_answers = yield from bench.gate(answers, test, TEXTBOOK_ANSWERS, "meta-test gate")
+        yield from bench.steps("meta-test", good_answers, test)
+        if OURS in passed[True]:
+            yield from bench.inductive(OURS, PLAIN, plan.problem, "training step")
+            yield from bench.inductive(OUR_ANSWERS, PLAIN_ANSWERS, test, "meta-test")
+            yield from bench.scaling()
         yield from bench.data(threads)
 
 
@@ -172,7 +174,8 @@ class _Bench:
     def memory(self, designs: Sequence[Design], problem: Problem) -> Iterator[Record]:
         """Growth of a fresh process, and what four times the steps add to ours, with and without recomputation."""
         longer = replace(problem, steps=4 * problem.steps)
-        cases = [(design, problem) for design in designs] + [(OURS, longer), (RECOMPUTED, longer)]
+        cases = [(design, problem) for design in designs]
+        cases += [(design, longer) for design in designs if design in (OURS, RECOMPUTED)]
         with ThreadPoolExecutor(self.lanes.threads) as pool:
             futures = [pool.submit(memory_growth, *case) for case in cases]
             for number, ((design, case), future) in enumerate(zip(cases, futures, strict=True)):
@@ -206,14 +209,17 @@ class _Bench:
                 "tasks": problem.tasks,
                 "seconds": seconds,
                 "ratios": ratios,
+                "to": contenders[0].design.name,
             }
 
-    def inductive(self, design: Design, problem: Problem, what: str) -> Iterator[Record]:
-        """Our time with the support set's statistics, over that with the batch's own."""
+    def inductive(self, design: Design, plain: Design, problem: Problem, what: str) -> Iterator[Record]:
+        """Our time with the support set's statistics, over that with the batch's own; the gate compares with `plain`."""
         (arrangement,) = design.arrangements
         contenders = [
             Contender(design, replace(problem, norm=norm), arrangement) for norm in ("transductive", "support")
         ]
+        if not (yield from self.gate([design], contenders[1].problem, plain, "inductive gate")):
+            return
         for contender in contenders:
             self.lanes.prepare(*contender)
         stage = f"inductive, {what}"

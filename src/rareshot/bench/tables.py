@@ -9,10 +9,11 @@ from rareshot.report import Table
 Record = dict[str, Any]
 ORDERS = {True: "second order", False: "first order"}
 RUNS_AS = {
-    "intra-op": "a task on {} threads",
-    "threads": "{} threads, a task each",
-    "processes": "{} processes, a task each",
+    "intra-op": "1 x {} threads",
+    "threads": "{} threads x 1",
+    "processes": "{} processes x 1",
 }
+"""Tasks at a time, and threads of each."""
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -70,9 +71,9 @@ def _steps(records: Sequence[Record], order: bool) -> Table:
         "design",
         "runs as",
         "median step",
-        "times ours: median (min to max)",
-        "share of floor",
-        "memory of a task",
+        "x ours (min to max)",
+        "of floor",
+        "memory, a task",
     )
     return Table(f"One training step, {ORDERS[order]}{told}", header, tuple(rows))
 
@@ -87,9 +88,7 @@ def _meta_test(records: Sequence[Record]) -> Table:
         rows.append(
             (step["design"], _runs_as(step, records[0]["threads"]), f"{per_task:.0f} ms", _ratio(step["ratios"]))
         )
-    return Table(
-        "Meta-test", ("design", "runs as", "median time a task", "times ours: median (min to max)"), tuple(rows)
-    )
+    return Table("Meta-test", ("design", "runs as", "median time a task", "x ours (min to max)"), tuple(rows))
 
 
 def _memory(records: Sequence[Record]) -> Table:
@@ -138,4 +137,4 @@ def _ratio(ratios: Sequence[float]) -> str:
 
 
 def _runs_as(step: Record, threads: int) -> str:
-    return RUNS_AS[step["arrangement"]].format(threads) + ("" if step["channels_last"] else ", channels first")
+    return RUNS_AS[step["arrangement"]].format(threads) + ("" if step["channels_last"] else ", NCHW")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from rareshot.data.decode import MAX_BYTES, decode_bytes, square
@@ -18,7 +19,7 @@ from rareshot.data.parallel import each
 from rareshot.data.readers import read_listing
 from rareshot.data.tables import Problem
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 
 WAY = 2
 """Classes of the tasks that the report speaks of, as in the paper."""

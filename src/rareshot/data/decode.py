@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from rareshot.data.files import BadFileError, read_file
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 """The only formats that are opened; by content, whatever the suffix says."""

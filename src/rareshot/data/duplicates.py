@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 
 THUMBNAIL = 16
 """Side of the thumbnails, in pixels."""

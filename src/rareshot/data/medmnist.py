@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rareshot.data.cards import DERMAMNIST, DataCard
 from rareshot.data.files import BadFileError
 from rareshot.data.listing import Entry, Listing, list_entries
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 
 SPLITS = ("train", "val", "test")
 DERMAMNIST_LABELS = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import PIL
 from PIL import Image
 
@@ -43,7 +44,7 @@ from rareshot.data.places import CHUNKS, alone, beside, in_cache, is_writable, m
 from rareshot.data.readers import read_listing
 from rareshot.data.tables import Problem
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 Stamps = list[list[Any]]
 
 DECODER = 1

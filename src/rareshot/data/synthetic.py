@@ -15,11 +15,12 @@ from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rareshot.data.cards import DataCard
 from rareshot.data.collection import LabelledImages
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 
 SYNTHETIC = DataCard(
     name="synthetic",
