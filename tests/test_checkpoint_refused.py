@@ -96,10 +96,13 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (
-            lambda state: state | {"head.weight": torch.zeros(1, 9)},
-            r"head.weight is \(1, 9\) torch.float32, not \(1, 8\)",
+            lambda state: state | {"backbone.blocks.0.norm.weight": torch.zeros(9)},
+            r"norm.weight is \(9,\) torch.float32, not \(8,\)",
         ),
-        (lambda state: state | {"head.bias": torch.tensor([math.nan])}, "numbers that are not finite, in head.bias"),
+        (
+            lambda state: state | {"backbone.blocks.0.norm.bias": torch.full((8,), math.nan)},
+            "numbers that are not finite, in backbone.blocks.0.norm.bias",
+        ),
         (
             lambda state: state | {"pixels.std": torch.full((3,), math.inf)},
             "numbers that are not finite, in pixels.std",
@@ -197,7 +200,7 @@ def damaged(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (damaged(method={"steps": "5"}), "the method in run.json cannot be read"),
+        (damaged(method={"steps": "5"}), "run.json: steps='5' is not of the right kind, int"),
         (damaged(method={"steps": 0}), "steps=0 must be above 0"),
         (damaged(method={"inner_lr": math.nan}), "inner_lr=nan must be above 0"),
         (damaged(method={"meta_loss": {"kind": "os.system"}}), "the method in run.json cannot be read: 'os.system'"),

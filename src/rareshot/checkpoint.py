@@ -80,11 +80,11 @@ def method_from_json(values: Mapping[str, Any]) -> MAML:
         kinds = {field.name: type(getattr(MAML(), field.name)) for field in fields(MAML) if field.name != "meta_loss"}
         unknown = values.keys() ^ kinds.keys()
         if unknown:
-            raise ValueError(f"run.json: {', '.join(sorted(unknown))} unknown or missing")
+            raise ValueError(f"{', '.join(sorted(unknown))} unknown or missing")
         for name, kind in kinds.items():
             allowed = (int, type(None)) if name == "width" else (int, float) if kind is float else (kind,)
             if type(values[name]) not in allowed:
-                raise ValueError(f"run.json: {name}={values[name]!r} is not of the right kind, {kind.__name__}")
+                raise ValueError(f"{name}={values[name]!r} is not of the right kind, {kind.__name__}")
         meta_loss = META_LOSSES[loss.pop("kind")](**loss)
         return MAML(**values, meta_loss=meta_loss)
     except (KeyError, TypeError, AttributeError) as error:
@@ -111,7 +111,11 @@ def read_run(folder: Path) -> Run:
         )
     try:
         values = json.loads(file.read_bytes())
-        run = Run(**{**values, "method": method_from_json(values["method"])})
+        try:
+            method = method_from_json(values["method"])
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        run = Run(**{**values, "method": method})
         if type(run.size) is not int or not 1 <= run.size <= LARGEST:
             raise ValueError(f"run.json: size={run.size!r} must be a whole number up to {LARGEST}")
         return run

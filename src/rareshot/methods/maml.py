@@ -103,6 +103,8 @@ class MAML:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"width={self.width} must be at least 1, or None for the paper's")
         if self.adapted not in ("all", "head"):
             raise ValueError(f"adapted={self.adapted!r} is neither all nor head")
         if not 0 <= self.warmup <= self.iterations:
