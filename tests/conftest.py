@@ -2,12 +2,16 @@
 
 import csv
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lying_server import BODY, NAME, Web, serve
+from lying_server import made as made_source
 
+from rareshot.data import fetch as fetch_module
 from rareshot.data.cards import ISIC2018
 from rareshot.data.collection import LabelledImages, number_groups
 from rareshot.data.synthetic import separable
@@ -46,3 +50,26 @@ def isic_labels(isic_folder: Path) -> LabelledImages:
         card=ISIC2018,
         columns={"site": np.array([row["site"] for row in rows])},
     )
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A server on loopback that cuts, lies and stalls as it is told."""
+    monkeypatch.setattr(fetch_module, "BACKOFF_S", 0.0)
+    with serve() as web:
+        yield web
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch, web: Web) -> Web:
+    """It serves one file of a made source."""
+    made_source(monkeypatch)
+    web.files[NAME] = BODY
+    return web
+
+
+@pytest.fixture
+def zipped(monkeypatch: pytest.MonkeyPatch, web: Web) -> Web:
+    """It serves an archive of a made source, with narrow bounds."""
+    made_source(monkeypatch, name="made.zip", folder="made", max_members=5, max_unpacked_bytes=100_000)
+    return web

@@ -7,31 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lying_server import BODY, NAME, Web, isic, made, names, serve
+from lying_server import BODY, NAME, Web, isic, made, names
 
 from rareshot.data import fetch as fetch_module
 from rareshot.data.cards import CARDS
 from rareshot.data.fetch import FetchError, fetch
 from rareshot.data.sources import SOURCES
-
-
-@pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setattr(fetch_module, "BACKOFF_S", 0.0)
-    with serve() as web:
-        yield web
-
-
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch, web: Web) -> Web:
-    made(monkeypatch)
-    web.files[NAME] = BODY
-    return web
-
 
 # What a fetch leaves
 

@@ -3,36 +3,13 @@
 import hashlib
 import io
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lying_server import BODY, NAME, Web, isic, made, names, serve, zip_of
+from lying_server import BODY, NAME, Web, isic, made, names, zip_of
 
-from rareshot.data import fetch as fetch_module
 from rareshot.data import transfer
 from rareshot.data.fetch import FetchError, fetch
-
-
-@pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setattr(fetch_module, "BACKOFF_S", 0.0)
-    with serve() as web:
-        yield web
-
-
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch, web: Web) -> Web:
-    made(monkeypatch)
-    web.files[NAME] = BODY
-    return web
-
-
-@pytest.fixture
-def zipped(monkeypatch: pytest.MonkeyPatch, web: Web) -> Web:
-    made(monkeypatch, name="made.zip", folder="made", max_members=5, max_unpacked_bytes=100_000)
-    return web
-
 
 # Refusals
 

@@ -12,7 +12,7 @@ def keep_memory() -> bool:
     """Tell glibc to keep freed blocks instead of giving them back to the system at every step; False where it cannot.
 
     Every step of meta-training asks for the same large blocks again, and a page that was given back must be cleared
-    anew: 1.26 times faster on 2 cores at 84 px (docs/architecture.md).
+    anew.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
