@@ -22,8 +22,9 @@ from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.evaluation import Plan, evaluate
 from rareshot.machine import keep_memory, use_threads
-from rareshot.methods.maml import HELD_OUT_SEED, MAML
+from rareshot.methods.maml import MAML
 from rareshot.types import Progress
+from rareshot.validation import HELD_OUT_SEED
 
 SIZE = 64
 ITERATIONS = 200

@@ -9,14 +9,13 @@ import pytest
 import torch
 from tiny import METHOD, RUN
 
+from rareshot import config
 from rareshot.checkpoint import (
     KEPT,
     last_training_state,
     load_learner,
     load_state,
     load_training_state,
-    method_from_json,
-    method_to_json,
     read_run,
     save_learner,
     save_state,
@@ -28,6 +27,7 @@ from rareshot.checkpoint import (
 )
 from rareshot.data.collection import LabelledImages
 from rareshot.losses import Mean
+from rareshot.methods import KINDS
 from rareshot.methods.maml import MAML, EpisodicLearner
 from rareshot.types import TrainingState
 
@@ -56,7 +56,7 @@ def folder(tmp_path: Path, learner: EpisodicLearner) -> Path:
     [MAML(), METHOD, MAML(meta_loss=Mean(), norm="group", backbone="resnet10t", held_out=0.0, fast=False)],
 )
 def test_a_method_survives_json(method: MAML) -> None:
-    assert method_from_json(json.loads(json.dumps(method_to_json(method)))) == method
+    assert config.from_json(KINDS, json.loads(json.dumps(config.to_json(method)))) == method
 
 
 def test_a_run_survives_the_disk(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_compare_pairs_two_runs(
         (["fit", "maml", "--data", "nowhere", "--out", "OUT"], "nowhere: no such folder or file"),
         (["fit", "maml", "--data", "DATA", "--out", "OUT", "--shot", "0"], "shot=0: a task needs at least 1"),
         (["fit", "maml", "--data", "DATA", "--out", "OUT", "--shot", "30"], "each class needs shot"),
-        (["fit", "maml", "--data", "DATA", "--out", "OUT", "--shot", "9"], "held_out=0.2 leaves 8 groups"),
+        (["fit", "maml", "--data", "DATA", "--out", "OUT", "--shot", "9"], "held_out leaves 8 groups"),
         (["fit", "maml", "--data", "DATA", "--out", "OUT", "--backbone", "nonet"], "no backbone 'nonet'"),
         (["fit", "maml", "--data", "DATA", "--out", "OUT", "--device", "tpu"], "device='tpu'"),
         (["evaluate", "OUT", "--data", "DATA"], "holds no run"),

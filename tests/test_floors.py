@@ -8,13 +8,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "src"
 FLOORS = [
     ["types"],
-    ["losses", "metrics", "statistics", "machine", "data", "backbones", "explicit"],
-    ["episodes", "inner"],
-    ["gradients"],
+    ["losses", "metrics", "statistics", "machine", "data", "backbones", "explicit", "config", "policies", "states"],
+    ["episodes", "inner", "pixels"],
+    ["gradients", "validation"],
     ["training"],
     ["methods"],
     ["checkpoint", "evaluation", "report"],
-    ["figures"],
+    ["figures", "runs", "results"],
     ["experiments", "predict", "demo", "bench"],
     ["commands"],
     ["cli"],

@@ -11,14 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from rareshot import validation
 from rareshot.checkpoint import Run, load_learner, save_learner, state_hash, write_run
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.methods import LABELS, METHODS, maml
-from rareshot.methods.maml import MAML, mean_auc, pixel_statistics
+from rareshot.methods import LABELS, METHODS
+from rareshot.methods.maml import MAML
 from rareshot.metrics import auc
+from rareshot.pixels import Pixels
 from rareshot.types import Support
+from rareshot.validation import mean_auc
 
 SMALL: dict[str, Any] = {
     "backbone": "conv4",
@@ -53,9 +56,9 @@ def images() -> LabelledImages:
 @cache
 def learner_of(name: str) -> Any:
     """Fitted once for the whole file: no test may change it, and one test says so."""
-    few, maml.VALIDATION_EPISODES = maml.VALIDATION_EPISODES, 2
+    few, validation.VALIDATION_EPISODES = validation.VALIDATION_EPISODES, 2
     learner = small(name).fit(images().common(), seed=0)
-    maml.VALIDATION_EPISODES = few
+    validation.VALIDATION_EPISODES = few
     return learner
 
 
@@ -254,9 +257,9 @@ def test_a_full_head_refuses_three_classes_by_name() -> None:
 
 def test_pixel_statistics_are_those_of_all_images() -> None:
     pixels = images().pixels.reshape(-1, 3) / 255
-    mean, std = pixel_statistics(images())
-    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(std, pixels.std(0), rtol=1e-6)
+    ours = Pixels.of(images())
+    np.testing.assert_allclose(ours.mean, pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(ours.std, pixels.std(0), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

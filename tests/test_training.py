@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rareshot import validation
 from rareshot.backbones import build
 from rareshot.checkpoint import load_training_state, save_training_state, state_hash
 from rareshot.data.collection import LabelledImages
@@ -18,10 +19,10 @@ from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.gradients import Task, TaskGradient
 from rareshot.losses import DifficultyAware, Mean, MetaLoss
 from rareshot.machine import use_threads
-from rareshot.methods import maml
-from rareshot.methods.maml import MAML, EpisodicLearner, mean_auc
+from rareshot.methods.maml import MAML, EpisodicLearner
 from rareshot.training import Outer, TrainingDivergedError, train_episodic
 from rareshot.types import Progress, State, TrainingState
+from rareshot.validation import mean_auc
 
 TINY = MAML(
     width=8,
@@ -41,7 +42,7 @@ DAML = replace(TINY, meta_loss=DifficultyAware())
 
 @pytest.fixture(autouse=True)
 def few_validation_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maml, "VALIDATION_EPISODES", 2)
+    monkeypatch.setattr(validation, "VALIDATION_EPISODES", 2)
 
 
 class Log:
@@ -68,8 +69,13 @@ def trained(method: MAML, images: LabelledImages, **how: Any) -> tuple[EpisodicL
 
 @pytest.mark.parametrize(
     "method",
-    [DAML, replace(DAML, fast=False, norm="tasknorm", head="full"), replace(DAML, adapted="head", second_order=False)],
-    ids=["fast", "plain tasknorm", "first-order head"],
+    [
+        DAML,
+        replace(DAML, fast=False, norm="tasknorm", head="full"),
+        replace(DAML, adapted="head", second_order=False),
+        replace(TINY, sampling="curriculum", tasks=8),
+    ],
+    ids=["fast", "plain tasknorm", "first-order head", "curriculum"],
 )
 def test_training_goes_on_bit_identically_from_any_state(made: LabelledImages, method: MAML, tmp_path: Path) -> None:
     """Before, at and after the end of the warm-up; every other state goes over the disk."""
@@ -220,7 +226,7 @@ NET = build("conv4", size=16, norm="group", head="full", way=2, seed=0, width=8)
 Answer = Callable[[int], float]
 
 
-def numbered(number: int) -> tuple[Task, tuple[str, str]]:
+def numbered(number: int, classes: Any) -> tuple[Task, tuple[str, str]]:
     """A task that carries its number as its support image."""
     labels = torch.tensor([0, 1])
     return Task(torch.full((1,), float(number)), labels, torch.zeros(1), labels, 2), ("a", "b")

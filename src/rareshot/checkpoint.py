@@ -13,7 +13,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,22 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from rareshot.losses import DifficultyAware, Mean
-from rareshot.methods.maml import MAML, EpisodicLearner
-from rareshot.types import State, TrainingState
+from rareshot import config
+from rareshot.methods import KINDS
+from rareshot.types import Learner, Method, State, TrainingState
 
 KEPT = 2
 LARGEST = 1024
 """Largest image size in pixels."""
 LIMIT = 2**31
 """Largest checkpoint that is opened, in bytes."""
-META_LOSSES = {"Mean": Mean, "DifficultyAware": DifficultyAware}
 
 
 @dataclass(frozen=True)
 class Run:
     """What a run is: enough to make it again."""
 
-    method: MAML
+    method: Method
     name: str
     """The method's name on the command line."""
     seed: int
@@ -54,41 +53,13 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "method": method_to_json(self.method)}
+        return {**asdict(self), "method": config.to_json(self.method)}
 
 
 def versions() -> dict[str, str]:
     """What the numbers may depend on besides the configuration: packages, Python, and the commit where there is one."""
     packages = {name: version(name) for name in ("rareshot", "torch", "numpy")}
     return {**packages, "python": platform.python_version(), "commit": _commit()}
-
-
-def method_to_json(method: MAML) -> dict[str, Any]:
-    """Every hyperparameter by name; the outer loss carries the name of its kind."""
-    return {**asdict(method), "meta_loss": {"kind": type(method.meta_loss).__name__, **asdict(method.meta_loss)}}
-
-
-def method_from_json(values: Mapping[str, Any]) -> MAML:
-    """What `method_to_json` wrote down.
-
-    Raises:
-        ValueError: if a name is unknown or missing, or a value breaks a rule.
-    """
-    try:
-        values = dict(values)
-        loss = dict(values.pop("meta_loss"))
-        kinds = {field.name: type(getattr(MAML(), field.name)) for field in fields(MAML) if field.name != "meta_loss"}
-        unknown = values.keys() ^ kinds.keys()
-        if unknown:
-            raise ValueError(f"{', '.join(sorted(unknown))} unknown or missing")
-        for name, kind in kinds.items():
-            allowed = (int, type(None)) if name == "width" else (int, float) if kind is float else (kind,)
-            if type(values[name]) not in allowed:
-                raise ValueError(f"{name}={values[name]!r} is not of the right kind, {kind.__name__}")
-        meta_loss = META_LOSSES[loss.pop("kind")](**loss)
-        return MAML(**values, meta_loss=meta_loss)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the method in run.json cannot be read: {error}") from error
 
 
 def write_run(folder: Path, run: Run) -> None:
@@ -112,7 +83,7 @@ def read_run(folder: Path) -> Run:
     try:
         values = json.loads(file.read_bytes())
         try:
-            method = method_from_json(values["method"])
+            method = config.from_json(KINDS, values["method"])
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         run = Run(**{**values, "method": method})
@@ -165,13 +136,13 @@ def load_training_state(file: Path) -> TrainingState:
         ValueError: if the file is damaged or is not a checkpoint.
     """
     tensors, metadata = load_state(file)
-    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optimiser": {}}
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optimiser": {}, "policy": {}}
     try:
         for name, value in tensors.items():
             part, _, own = name.partition("/")
             parts[part][own] = value
         skipped = tuple(map(int, json.loads(metadata["skipped"])))
-        state = TrainingState(int(metadata["iteration"]), parts["weights"], parts["optimiser"], skipped)
+        state = TrainingState(int(metadata["iteration"]), **parts, skipped=skipped)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not a checkpoint of rareshot ({error!r})") from error
     broken = [name for name, value in tensors.items() if not value.isfinite().all()]
@@ -180,20 +151,23 @@ def load_training_state(file: Path) -> TrainingState:
     return state
 
 
-def save_learner(folder: Path, learner: EpisodicLearner) -> Path:
+def save_learner(folder: Path, learner: Learner) -> Path:
     """Write `learner.safetensors`, whole or not at all."""
     return save_state(folder / "learner.safetensors", learner.state(), {"size": str(learner.size)})
 
 
-def load_learner(folder: Path) -> EpisodicLearner:
+def load_learner(folder: Path, method: Method | None = None) -> Learner:
     """The learner of a finished run.
+
+    Args:
+        method: to adapt by, instead of the run's own: one that differs in nothing that training sees.
 
     Raises:
         FileNotFoundError: if the folder holds no run, or the run is not finished.
         ValueError: if a file is damaged or does not fit the method.
     """
     run = read_run(folder)
-    blank = run.method.blank(run.size)
+    blank = (method or run.method).blank(run.size)
     file = folder / "learner.safetensors"
     if not file.is_file():
         raise FileNotFoundError(
@@ -253,6 +227,7 @@ def write_atomically(file: Path, data: bytes) -> None:
 def _save_training_state(file: Path, state: TrainingState) -> Path:
     tensors = {f"weights/{name}": value for name, value in state.weights.items()}
     tensors |= {f"optimiser/{name}": value for name, value in state.optimiser.items()}
+    tensors |= {f"policy/{name}": value for name, value in state.policy.items()}
     return save_state(file, tensors, {"iteration": str(state.iteration), "skipped": json.dumps(state.skipped)})
 
 

@@ -15,7 +15,7 @@ from rareshot.checkpoint import versions, write_atomically
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import synthetic
 from rareshot.evaluation import Plan, Protocol, Query, RunResult, by_pair, evaluate, plan, query_scores
-from rareshot.methods import METHODS
+from rareshot.losses import DifficultyAware
 from rareshot.methods.maml import MAML
 from rareshot.report import Figure, Section, Table, page
 from rareshot.statistics import Interval, Paired, bootstrap_over_groups, interval, paired
@@ -24,8 +24,8 @@ from rareshot.types import Learner, Progress
 ObserveStage = Callable[[str, int, int], None]
 """Called with the name of the stage, the steps done and their number."""
 
-DEMO = replace(
-    METHODS["daml"],
+DEMO = MAML(
+    meta_loss=DifficultyAware(),
     width=32,
     inner_lr=0.01,
     meta_lr=3e-3,

@@ -10,18 +10,30 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rareshot.backbones import Network
 from rareshot.gradients import Task, TaskGradient
 from rareshot.losses import MetaLoss, difficulty_weight
 from rareshot.metrics import auc
+from rareshot.policies import Curriculum
 from rareshot.types import Observe, Progress, State, TrainingState
 
 SKIPPED_LIMIT = 5
 SKIPPED_WINDOW = 100
+
+
+class Trainable(Protocol):
+    """A network whose weights are learnt; an `nn.Module`."""
+
+    def learnt(self) -> dict[str, nn.Parameter]:
+        """Name → weight, of all that training moves."""
+        ...
+
+
+N = TypeVar("N", bound=Trainable)
 
 
 class TrainingDivergedError(RuntimeError):
@@ -44,22 +56,24 @@ class Outer:
 
 
 def train_episodic(
-    net: Network,
-    task_of: Callable[[int], tuple[Task, Sequence[str]]],
-    gradient_of: Callable[[Network, Mapping[str, Tensor], Task], TaskGradient],
+    net: N,
+    task_of: Callable[[int, tuple[int, ...] | None], tuple[Task, Sequence[str]]],
+    gradient_of: Callable[[N, Mapping[str, Tensor], Task], TaskGradient],
     outer: Outer,
     *,
     resume: TrainingState | None,
     observe: Observe,
     validate: Callable[[int, State], dict[str, float]],
+    policy: Curriculum | None = None,
 ) -> State:
     """Meta-train the weights of `net`; returns them, and leaves `net` as it was.
 
     Args:
-        task_of: number of a task, counted through → the task and the names of its classes.
+        task_of: number of a task, counted through, and its classes (None: any) → the task and the names of its classes.
         gradient_of: a task's loss and gradient at given weights, on a copy of the network of its own.
         validate: (iterations done, weights) → figures for the log; a pure function.
         resume: where an earlier run of the same stood.
+        policy: chooses each task's classes; None: they are drawn at random.
 
     Raises:
         TrainingDivergedError: if more than 5 of the last 100 tasks were not finite.
@@ -70,7 +84,9 @@ def train_episodic(
     first = 0
     if resume is not None:
         first, skipped = resume.iteration, list(resume.skipped)
-        _restore(weights, adam, resume)
+        restore(weights, adam, resume)
+        if policy is not None and first:
+            policy.restore(resume.policy)
     copies = [copy.deepcopy(net) for _ in range(outer.tasks)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -79,7 +95,8 @@ def train_episodic(
         for iteration in range(first, outer.iterations):
             begun = time.perf_counter()
             numbers = range(iteration * outer.tasks, (iteration + 1) * outer.tasks)
-            drawn = [task_of(number) for number in numbers]
+            chosen = [policy.choose(number) if policy else None for number in numbers]
+            drawn = [task_of(number, classes) for number, classes in zip(numbers, chosen, strict=True)]
             data_seconds = time.perf_counter() - begun
             results = list(pool.map(gradient_of, copies, [weights] * outer.tasks, [task for task, _ in drawn]))
             finite = [_is_finite(result) for result in results]
@@ -114,8 +131,11 @@ def train_episodic(
                 ],
             }
             record["seconds"] = time.perf_counter() - begun
+            if policy is not None:
+                for index in used:
+                    policy.observe(chosen[index] or (), _auc(results[index], drawn[index][0]))
             record |= validate(iteration + 1, weights)
-            state = _snapshot(iteration + 1, weights, adam, skipped)
+            state = snapshot(iteration + 1, weights, adam, tuple(skipped), policy.state() if policy else {})
             observe(Progress(iteration + 1, outer.iterations, record, state))
     finally:
         pool.shutdown()
@@ -142,10 +162,14 @@ def _task_record(
     return {
         "classes": list(classes),
         "loss": result.loss,
-        "auc": auc(result.logits.softmax(1), task.query_y),
+        "auc": _auc(result, task),
         "weight": slope,
         "gradient_norm": norm,
     }
+
+
+def _auc(result: TaskGradient, task: Task) -> float:
+    return auc(result.logits.softmax(1), task.query_y)
 
 
 def _norm(gradient: Mapping[str, Tensor]) -> float:
@@ -167,7 +191,9 @@ def _stop_if_diverged(skipped: list[int], iteration: int, tasks: int) -> None:
         )
 
 
-def _snapshot(iteration: int, weights: State, adam: torch.optim.Adam, skipped: list[int]) -> TrainingState:
+def snapshot(
+    iteration: int, weights: State, adam: torch.optim.Adam, skipped: tuple[int, ...], policy: State
+) -> TrainingState:
     """A copy taken now: what is asked for later is still the state of this iteration."""
     moments = {
         f"{name}.{key}": adam.state[value][key].detach().clone()
@@ -176,10 +202,15 @@ def _snapshot(iteration: int, weights: State, adam: torch.optim.Adam, skipped: l
         for key in ("exp_avg", "exp_avg_sq", "step")
     }
     copies = {name: value.detach().clone() for name, value in weights.items()}
-    return TrainingState(iteration, copies, moments, tuple(skipped))
+    return TrainingState(iteration, copies, moments, skipped, policy)
 
 
-def _restore(weights: State, adam: torch.optim.Adam, resume: TrainingState) -> None:
+def restore(weights: State, adam: torch.optim.Adam, resume: TrainingState) -> None:
+    """Put a state's weights and moments where they belong.
+
+    Raises:
+        ValueError: if it is of another network.
+    """
     shapes = {name: value.shape for name, value in weights.items()}
     if {name: value.shape for name, value in resume.weights.items()} != shapes:
         raise ValueError("the state to resume from is of another network: its weights have other names or shapes")

@@ -9,8 +9,8 @@ Images between rooms are float, RGB, in [0, 1]; a learner normalises them itself
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -90,12 +90,25 @@ class Learner(Protocol):
         """Does one image's answer ignore the other images that are sent with it?"""
         ...
 
+    @property
+    def size(self) -> int:
+        """Height and width of the images that it takes."""
+        ...
+
     def adapt(self, support: Support, *, seed: int = 0) -> Classifier:
         """A classifier for the classes of `support`; the learner stays as it was."""
         ...
 
     def state(self) -> State:
         """Everything that `fit` learnt."""
+        ...
+
+    def with_state(self, state: State) -> "Learner":
+        """A learner with this state instead.
+
+        Raises:
+            ValueError: if a weight is missing, superfluous, not finite, or has another shape.
+        """
         ...
 
 
@@ -110,6 +123,8 @@ class TrainingState:
     """Adam's moments and step counts, under the names of the weights with `.exp_avg`, `.exp_avg_sq` and `.step`."""
     skipped: tuple[int, ...] = ()
     """Numbers of the tasks, counted through, that were skipped because they were not finite."""
+    policy: State = field(default_factory=dict)
+    """What the choice of tasks has learnt; empty where they are drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +151,18 @@ def ignore(progress: Progress) -> None:
 class Method(Protocol):
     """A frozen dataclass of hyperparameters; `fit` turns common diseases into a learner."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def shot(self) -> int:
+        """Support images a class that training or its validation counts on, k."""
+        ...
+
+    @property
+    def iterations(self) -> int:
+        """Steps of training; 0 where nothing is trained."""
+        ...
+
     def fit(
         self,
         common: "LabelledImages",
@@ -153,4 +180,12 @@ class Method(Protocol):
             resume: a point of an earlier run with the same method, data and seed, to go on from bit-identically.
             observe: called after every iteration.
         """
+        ...
+
+    def untrained(self, common: "LabelledImages", *, seed: int) -> Learner:
+        """What `fit` begins with."""
+        ...
+
+    def blank(self, size: int) -> Learner:
+        """A learner of the right shapes for images of `size`, to load a state into."""
         ...

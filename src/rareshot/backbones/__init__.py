@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rareshot.backbones.conv4 import Conv4
-from rareshot.backbones.norms import NORM_MODES, EpisodicNorm, NormMode
+from rareshot.backbones.norms import NORM_MODES, AnyNorm, EpisodicNorm, NormMode
 from rareshot.backbones.resblocks import ResBlocks
 from rareshot.backbones.timm_backbone import TimmBackbone, is_timm_name
 
-__all__ = ["BACKBONES", "NORM_MODES", "Backbone", "EpisodicNorm", "HeadMode", "Network", "NormMode", "build"]
+__all__ = ["BACKBONES", "NORM_MODES", "AnyNorm", "Backbone", "EpisodicNorm", "HeadMode", "Network", "NormMode", "build"]
 
 HeadMode = Literal["full", "shared"]
 
@@ -31,7 +31,7 @@ class Backbone(Protocol):
         ...
 
 
-BACKBONES: dict[str, Callable[[int, NormMode, int | None], nn.Module]] = {
+BACKBONES: dict[str, Callable[[int, AnyNorm, int | None], nn.Module]] = {
     "conv4": lambda size, norm, width: Conv4(size, width=width or 64, norm=norm),
     "resblocks": lambda size, norm, width: ResBlocks(size, width=width or 32, norm=norm),
 }
@@ -88,14 +88,14 @@ class Network(nn.Module):
 
 
 def build(
-    backbone: str, *, size: int, norm: NormMode, head: HeadMode, way: int, seed: int, width: int | None = None
+    backbone: str, *, size: int, norm: AnyNorm, head: HeadMode, way: int, seed: int, width: int | None = None
 ) -> Network:
     """A network with weights that depend on `seed` alone; the global random state is left as it was.
 
     Raises:
         ValueError: if there is no such backbone, norm or head, or the backbone cannot take the size.
     """
-    if norm not in NORM_MODES:
+    if norm != "running" and norm not in NORM_MODES:
         raise ValueError(f"norm={norm!r} is not a norm mode; choose from {', '.join(NORM_MODES)}")
     if backbone not in BACKBONES and not is_timm_name(backbone):
         raise ValueError(f"no backbone {backbone!r}; ours are {', '.join(BACKBONES)}, and any name of timm's is taken")
@@ -106,5 +106,6 @@ def build(
         ours = BACKBONES.get(backbone)
         module = ours(size, norm, width) if ours else TimmBackbone(backbone, size, norm=norm)
         net = Network(module, head=head, way=way)
-    # eval: no dropout, whose draws would make answers depend on the global random state. Our norms know no such mode.
+    # eval: no dropout, whose draws would make answers depend on the global random state, and batch norm with its running
+    # statistics. Our own norms know no such mode.
     return net.eval().to(memory_format=torch.channels_last)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rareshot.backbones.norms import EpisodicNorm, NormMode
+from rareshot.backbones.norms import AnyNorm, norm_layer
 
 BLOCKS = 4
 
@@ -20,7 +20,7 @@ class Conv4(nn.Module):
         norm: see `rareshot.backbones.norms`.
     """
 
-    def __init__(self, size: int, *, width: int = 64, norm: NormMode = "support") -> None:
+    def __init__(self, size: int, *, width: int = 64, norm: AnyNorm = "support") -> None:
         super().__init__()
         if size < 2**BLOCKS:
             raise ValueError(f"conv4 halves an image four times, so its smallest size is {2**BLOCKS}; got {size}")
@@ -34,11 +34,11 @@ class Conv4(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, channels: int, width: int, norm: NormMode) -> None:
+    def __init__(self, channels: int, width: int, norm: AnyNorm) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
-        self.norm = EpisodicNorm(width, norm)
+        self.norm = norm_layer(width, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)

@@ -8,6 +8,8 @@ then depends on which other images were sent (Bronskill et al., TaskNorm, ICML 2
   freezes the statistics that every query image uses. Inductive.
 - `tasknorm`: TaskNorm-I, support statistics blended with the image's own by a meta-learnt weight. Inductive.
 - `group`: 8 groups of channels, each image by itself. Inductive.
+
+Supervised networks have no support set while they train: theirs is plain batch norm, `running`, frozen afterwards.
 """
 
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 
 NormMode = Literal["transductive", "support", "tasknorm", "group"]
 NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
+AnyNorm = NormMode | Literal["running"]
+"""A norm of ours, or batch norm with running statistics."""
 
 GROUPS = 8
 EPS = 1e-5
@@ -84,6 +88,11 @@ class EpisodicNorm(nn.Module):
         mean = alpha * task_mean + (1 - alpha) * own_mean
         var = alpha * (task_var + (task_mean - mean) ** 2) + (1 - alpha) * (own_var + (own_mean - mean) ** 2)
         return (x - mean) * (var + EPS).rsqrt() * _channels(self.weight) + _channels(self.bias)
+
+
+def norm_layer(features: int, mode: AnyNorm) -> nn.Module:
+    """The norm layer of a mode; `running` is PyTorch's own batch norm."""
+    return nn.BatchNorm2d(features) if mode == "running" else EpisodicNorm(features, mode)
 
 
 def inductive(mode: NormMode) -> bool:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rareshot.backbones.norms import EpisodicNorm, NormMode
+from rareshot.backbones.norms import AnyNorm, norm_layer
 
 BLOCKS = 4
 
@@ -21,7 +21,7 @@ class ResBlocks(nn.Module):
         norm: see `rareshot.backbones.norms`.
     """
 
-    def __init__(self, size: int, *, width: int = 32, norm: NormMode = "support") -> None:
+    def __init__(self, size: int, *, width: int = 32, norm: AnyNorm = "support") -> None:
         super().__init__()
         if size < 2**BLOCKS:
             raise ValueError(f"resblocks halves an image four times, so its smallest size is {2**BLOCKS}; got {size}")
@@ -35,14 +35,14 @@ class ResBlocks(nn.Module):
 
 
 class _ResBlock(nn.Module):
-    def __init__(self, channels: int, width: int, norm: NormMode) -> None:
+    def __init__(self, channels: int, width: int, norm: AnyNorm) -> None:
         super().__init__()
         self.conv1 = _conv(channels, width, 3)
-        self.norm1 = EpisodicNorm(width, norm)
+        self.norm1 = norm_layer(width, norm)
         self.conv2 = _conv(width, width, 3)
-        self.norm2 = EpisodicNorm(width, norm)
+        self.norm2 = norm_layer(width, norm)
         self.shortcut = _conv(channels, width, 1)
-        self.norm_shortcut = EpisodicNorm(width, norm)
+        self.norm_shortcut = norm_layer(width, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = torch.relu(self.norm1(self.conv1(x)))

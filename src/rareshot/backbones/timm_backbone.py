@@ -1,4 +1,4 @@
-"""Any network of timm by its name, with our episodic norms in place of its batch norms."""
+"""Any network of timm by its name, with our episodic norms in place of its batch norms, or its own."""
 
 import warnings
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rareshot.backbones.norms import EpisodicNorm, NormMode
+from rareshot.backbones.norms import AnyNorm, EpisodicNorm, NormMode
 
 SIZES = (28, 32, 48, 64, 84, 96, 112, 128, 160, 192, 224)
 
@@ -18,13 +18,13 @@ class TimmBackbone(nn.Module):
     Args:
         name: a name that timm knows, for instance `densenet121`.
         size: image height and width.
-        norm: replaces every batch norm; networks without one keep the norms that they have.
+        norm: replaces every batch norm; networks without one keep the norms that they have. `running`: all keep theirs.
 
     Raises:
         ValueError: if timm knows no such name, or the network cannot take the size (its smallest is named).
     """
 
-    def __init__(self, name: str, size: int, *, norm: NormMode = "support") -> None:
+    def __init__(self, name: str, size: int, *, norm: AnyNorm = "support") -> None:
         super().__init__()
         self.model = _create(name, size)
         features = _features(self.model, size)
@@ -33,6 +33,8 @@ class TimmBackbone(nn.Module):
             smallest = f"its smallest size is {fits[0]}" if fits else f"it takes none of {', '.join(map(str, SIZES))}"
             raise ValueError(f"backbone {name!r} cannot take images of {size} pixels; {smallest}")
         self.features = features
+        if norm == "running":
+            return
         _replace_batch_norms(self.model, norm)
         left = {type(module).__name__ for module in self.model.modules() if isinstance(module, _BatchNorm)}
         if left:

@@ -1,17 +1,16 @@
 """`rareshot compare RUN RUN`: is one learner better than another beyond noise?"""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.table import Table
 
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE
-from rareshot.evaluation import METRICS, Query, RunResult, query_scores, result_of
+from rareshot.evaluation import METRICS, query_scores
+from rareshot.results import evaluations, read_lines, read_queries
 from rareshot.statistics import bootstrap_pairs_over_groups, paired
 
 SAME = ("protocol", "way", "shot", "seed", "by_image", "episodes", "data")
@@ -40,7 +39,7 @@ def compare(args: Sequence[str]) -> None:
     options = parse(Compare, args, "rareshot compare")
     if options.metric not in METRICS:
         raise ValueError(f"--metric {options.metric} is not measured; choose from {', '.join(METRICS)}")
-    found = [_evaluations(options.first), _evaluations(options.second)]
+    found = [evaluations(options.first), evaluations(options.second)]
     both = sorted(found[0].keys() & found[1].keys())
     if not both:
         raise ValueError(
@@ -51,7 +50,7 @@ def compare(args: Sequence[str]) -> None:
     for column in ("evaluation", "first", "second", "difference and what it means"):
         table.add_column(column)
     for name in both:
-        headers, results = zip(*(_read(where[name]) for where in found), strict=True)
+        headers, results = zip(*(read_lines(where[name]) for where in found), strict=True)
         for key in SAME:
             if headers[0][key] != headers[1][key]:
                 raise ValueError(
@@ -61,31 +60,12 @@ def compare(args: Sequence[str]) -> None:
         values = [[each.metrics[options.metric] for each in one[:count]] for one in results]
         means = [f"{sum(one) / count:.4f}" for one in values]
         text = str(paired(values[0], values[1], kind="over episodes"))
-        queries = [_queries(where[name])[:count] for where in found]
+        queries = [read_queries(where[name])[:count] for where in found]
         if options.metric == "auc" and headers[0]["way"] == 2 and headers[0]["protocol"] != "site" and all(queries):
             text += f"\n{bootstrap_pairs_over_groups(query_scores(queries[0]), query_scores(queries[1]))}"
         table.add_row(name, *means, text)
     CONSOLE.print(table)
 
 
-def _evaluations(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; give a run's folder with results of `rareshot evaluate`")
-    return {file.stem: file for file in folder.glob("*-*way-*shot*.jsonl") if not file.name.endswith(".queries.jsonl")}
-
-
 def _names(found: dict[str, Path]) -> str:
     return ", ".join(sorted(found)) or "no evaluation"
-
-
-def _read(file: Path) -> tuple[dict[str, Any], list[RunResult]]:
-    try:
-        header, *lines = map(json.loads, file.read_text().splitlines())
-        return header, [result_of(line) for line in lines]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is damaged ({error}); evaluate again") from error
-
-
-def _queries(file: Path) -> list[Query]:
-    scores = file.with_suffix(".queries.jsonl")
-    return [Query(**json.loads(line)) for line in scores.read_text().splitlines()] if scores.exists() else []

@@ -1,36 +1,22 @@
 """`rareshot evaluate RUN`: how good is a learner on the rare diseases?"""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from rich.table import Table
 
-from rareshot.checkpoint import load_learner, read_run, versions, write_atomically
+from rareshot.checkpoint import Run, load_learner, read_run
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, progress, stoppable
 from rareshot.data.collection import LabelledImages
-from rareshot.evaluation import (
-    METRICS,
-    Plan,
-    Protocol,
-    Query,
-    RunResult,
-    by_pair,
-    evaluate,
-    line_of,
-    overall,
-    plan,
-    query_scores,
-    result_of,
-)
+from rareshot.evaluation import METRICS, Protocol, RunResult, by_pair, overall, plan
 from rareshot.methods import LABELS
-from rareshot.methods.maml import EpisodicLearner
-from rareshot.statistics import Interval, bootstrap_over_groups
+from rareshot.results import header_of, judge, name_of
+from rareshot.statistics import Interval
+from rareshot.types import Method
 
 NAMES = {
     "auc": "AUC",
@@ -91,10 +77,12 @@ def evaluate_command(args: Sequence[str]) -> None:
             f"{options.run} was trained on {', '.join(known)}, which cannot be evaluated as unseen; "
             f"name the unseen classes with --rare (it was trained on {', '.join(run.data['common'])})"
         )
-    learner = run.method.untrained(images.common(), seed=run.seed) if options.untrained else load_learner(options.run)
+    method = run.method
     if options.test_steps:
-        learner = learner.with_test_steps(options.test_steps)
-    shot = options.shot or run.method.shot
+        method = _with_test_steps(run, options.test_steps)
+    fresh = options.untrained
+    learner = method.untrained(images.common(), seed=run.seed) if fresh else load_learner(options.run, method)
+    shot = options.shot or method.shot
     rare = images.rare()
     plans = plan(
         rare,
@@ -105,93 +93,36 @@ def evaluate_command(args: Sequence[str]) -> None:
         count=options.episodes,
         by_image=options.by_image,
     )
-    name = f"{'untrained-' if options.untrained else ''}{options.protocol}-{options.way}way-{shot}shot"
-    name += "-by-image" if options.by_image else ""
+    name = name_of(options.protocol, options.way, shot, untrained=options.untrained, by_image=options.by_image)
     folder = options.out or options.run
-    folder.mkdir(parents=True, exist_ok=True)
-    header = {
-        "run": {**run.to_json(), "untrained": options.untrained, "test_steps": learner.method.test_steps},
-        "inductive": learner.inductive,
-        "protocol": options.protocol,
-        "way": options.way,
-        "shot": shot,
-        "seed": options.seed,
-        "by_image": options.by_image,
-        "episodes": options.episodes if options.protocol == "site" else None,
-        "data": {"name": images.card.name, "rare": list(rare.classes), "fingerprint": rare.fingerprint()},
-    }
-    results, queries = _go_on(folder, name, header, plans, learner)
-    summary = _summary(header, results, queries)
-    write_atomically(folder / f"{name}.summary.json", json.dumps(summary, indent=1).encode())
+    header = header_of(
+        replace(run, method=method),
+        learner,
+        rare,
+        protocol=options.protocol,
+        way=options.way,
+        shot=shot,
+        seed=options.seed,
+        untrained=options.untrained,
+        by_image=options.by_image,
+        episodes=options.episodes if options.protocol == "site" else None,
+    )
+    with stoppable() as stop, progress(f"evaluate {options.protocol}", len(plans)) as show:
+
+        def observe(done: int, auc: float) -> None:
+            show(done, note=f"AUC {auc:.3f}")
+            stop.raise_if_asked()
+
+        results, summary = judge(folder, name, header, plans, learner, observe)
     label = f"{LABELS[run.name]}{' before training' if options.untrained else ''}"
     _show(f"{label}, {options.protocol} protocol, {options.way}-way {shot}-shot", results, summary, images)
     CONSOLE.print(f"raw lines: {folder / name}.jsonl")
 
 
-def _go_on(
-    folder: Path, name: str, header: dict[str, Any], plans: list[Plan], learner: EpisodicLearner
-) -> tuple[list[RunResult], list[Query]]:
-    """Results of all plans: those on disk and, appended one by one, those that were missing."""
-    lines, scores = folder / f"{name}.jsonl", folder / f"{name}.queries.jsonl"
-    results, queries = _done(lines, scores, header)
-    if not results:
-        write_atomically(lines, (json.dumps({**header, "versions": versions()}) + "\n").encode())
-        write_atomically(scores, b"")
-    title = f"evaluate {header['protocol']}"
-    with (
-        stoppable() as stop,
-        progress(title, len(plans)) as show,
-        lines.open("a") as out,
-        scores.open("a") as out_scores,
-    ):
-        show(len(results))
-        for result, query in evaluate(learner, plans[len(results) :], header["protocol"]):
-            out_scores.write(json.dumps(query._asdict()) + "\n")
-            out_scores.flush()
-            out.write(json.dumps(line_of(result)) + "\n")
-            out.flush()
-            results.append(result)
-            queries.append(query)
-            show(len(results), note=f"AUC {np.mean([each.metrics['auc'] for each in results]):.3f}")
-            stop.raise_if_asked()
-    return results[: len(plans)], queries[: len(plans)]
-
-
-def _done(lines: Path, scores: Path, header: dict[str, Any]) -> tuple[list[RunResult], list[Query]]:
-    """What an earlier call with the same header left; nothing if it was another. Both files are cut to what both hold."""
-    if not (lines.exists() and scores.exists()):
-        return [], []
-    written = [line for line in lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    written_scores = [line for line in scores.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    try:
-        before = json.loads(written[0])
-        if {key: before.get(key) for key in header} != json.loads(json.dumps(header)):
-            raise ValueError(
-                f"{lines} holds results of another run, data set or seed; move it away, or choose another --out"
-            )
-        count = min(len(written) - 1, len(written_scores))
-        results = [result_of(json.loads(line)) for line in written[1 : count + 1]]
-        queries = [Query(**json.loads(line)) for line in written_scores[:count]]
-    except (json.JSONDecodeError, TypeError, KeyError, IndexError) as error:
-        raise ValueError(f"{lines} is damaged ({error}); move it away and evaluate again") from error
-    write_atomically(lines, "".join(written[: count + 1]).encode())
-    write_atomically(scores, "".join(written_scores[:count]).encode())
-    return results, queries
-
-
-def _summary(header: dict[str, Any], results: list[RunResult], queries: list[Query]) -> dict[str, Any]:
-    summary: dict[str, Any] = {**header, "versions": versions()}
-    if header["protocol"] != "site":
-        summary["metrics"] = {metric: asdict(overall(results, metric)) for metric in METRICS}
-        if header["way"] == 2:
-            over_lesions = bootstrap_over_groups(query_scores(queries))
-            summary["auc_over_lesions"] = asdict(over_lesions)
-    summary["pairs"] = [
-        {"site": site, "classes": list(classes), "auc": asdict(cell)}
-        for (site, classes), cell in by_pair(results).items()
-    ]
-    summary["seconds_per_episode"] = float(np.median([result.seconds for result in results]))
-    return summary
+def _with_test_steps(run: Run, steps: int) -> Method:
+    if "test_steps" not in {field.name for field in fields(run.method)}:
+        raise ValueError(f"--test-steps {steps}: {LABELS[run.name]} does not adapt by steps; leave the option out")
+    return replace(run.method, test_steps=steps)
 
 
 def _show(title: str, results: list[RunResult], summary: dict[str, Any], images: LabelledImages) -> None:

@@ -1,11 +1,10 @@
 """`rareshot fit METHOD`: meta-train on the common diseases of a data set."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
@@ -13,29 +12,26 @@ from rareshot.checkpoint import (
     Run,
     last_training_state,
     read_run,
-    save_learner,
-    save_training_state,
-    save_warmup_state,
     versions,
     warmup_state,
-    write_atomically,
-    write_run,
 )
 from rareshot.commands.events import tensorboard_writer
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, Stop, progress, stoppable
 from rareshot.methods import LABELS, METHODS
 from rareshot.methods.maml import MAML
-from rareshot.types import Observe, Progress, TrainingState
+from rareshot.runs import fit_run
+from rareshot.types import Method, Observe, Progress, TrainingState
 
 SCALES = {"paper": (84, 3000, 1500), "laptop": (64, 1000, 500)}
-"""Preset → image size, iterations, warm-up."""
-CHECKPOINT_EVERY = 20
-"""Iterations between two checkpoints."""
+"""Preset → image size, and for methods that have them iterations and warm-up."""
+
+
+M = TypeVar("M", bound=Method)
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Generic[M]):
     """Meta-train on the common diseases of a data set and leave a run's folder.
 
     The folder holds run.json, log.jsonl, two checkpoints, and at the end learner.safetensors. Stop it when you like
@@ -48,7 +44,7 @@ class Fit:
     """A data set: folder, table, .npz or store; see `rareshot data check`."""
     out: Path
     """The run's folder, new or with --resume."""
-    method: tyro.conf.OmitArgPrefixes[tyro.conf.AvoidSubcommands[MAML]]
+    method: tyro.conf.OmitArgPrefixes[tyro.conf.AvoidSubcommands[M]]
     scale: Literal["paper", "laptop"] = "paper"
     """Preset of image size, iterations and warm-up. paper: 84 px, 3000, 1500. laptop: 64 px, 1000, 500."""
     size: int | None = None
@@ -69,13 +65,13 @@ class Fit:
 def fit(args: Sequence[str]) -> None:
     """Parse and run `rareshot fit`."""
     name, scale = _method_name(args), _scale(args)
-    size, iterations, warmup = SCALES[scale]
-    preset = replace(METHODS[name], iterations=iterations, warmup=warmup)
+    preset = at_scale(METHODS[name], scale)
     default = Fit(data=tyro.MISSING, out=tyro.MISSING, method=preset, scale=scale)
-    options = parse(Fit, args[1:], f"rareshot fit {name}", default=default)
+    kind: Any = Fit
+    options: Fit[Any] = parse(kind[type(preset)], args[1:], f"rareshot fit {name}", default=default)
     if options.machine.start().type != "cpu":
         STATUS.print("fit runs on the CPU in this version; the GPU is not used")
-    run = _run_of(options, name, options.size or size)
+    run = _run_of(options, name, options.size or SCALES[scale][0])
     images = load_images(options.data, run.size, options.rare)
     common = images.common()
     facts: dict[str, Any] = {
@@ -89,19 +85,23 @@ def fit(args: Sequence[str]) -> None:
         _refuse_other_data(run, facts, options.out)
     else:
         run = replace(run, data=facts)
-        write_run(options.out, run)
-    _trim_log(options.out / "log.jsonl", first)
     STATUS.print(
         f"{LABELS[name]} on {', '.join(common.classes)} of {images.card.name}, {run.size} px, from iteration {first}"
     )
-    log_file = options.out / "log.jsonl"
-    with log_file.open("a") as log, stoppable() as stop, progress(f"fit {name}", run.method.iterations) as show:
-        observe = _observer(options, run.method, log, stop, show)
-        learner = run.method.fit(common, seed=run.seed, resume=resume, observe=observe)
-    save_learner(options.out, learner)
+    with stoppable() as stop, progress(f"fit {name}", run.method.iterations) as show:
+        observe = _observer(options, stop, show)
+        fit_run(options.out, run, common, resume=resume, observe=observe, asked=lambda: bool(stop.number))
     CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}", soft_wrap=True)
     rare = "".join(f" --rare {name}" for name in options.rare)
     CONSOLE.print(f"next: rareshot evaluate {options.out} --data {options.data}{rare}", soft_wrap=True)
+
+
+def at_scale(method: M, scale: str) -> M:
+    """The method with a preset's iterations and warm-up, as far as it has them."""
+    _, iterations, warmup = SCALES[scale]
+    preset = {"iterations": iterations, "warmup": warmup}
+    known = {field.name for field in fields(method)}
+    return replace(method, **{name: value for name, value in preset.items() if name in known})
 
 
 def _method_name(args: Sequence[str]) -> str:
@@ -122,7 +122,7 @@ def _scale(args: Sequence[str]) -> Literal["paper", "laptop"]:
     return "laptop" if told and told[-1] == "laptop" else "paper"
 
 
-def _run_of(options: Fit, name: str, size: int) -> Run:
+def _run_of(options: Fit[Any], name: str, size: int) -> Run:
     out = options.out
     if options.resume and options.branch_from:
         raise ValueError("--resume goes on with --out and --branch-from begins a new run there; give one of them")
@@ -134,12 +134,12 @@ def _run_of(options: Fit, name: str, size: int) -> Run:
     if (out / "run.json").exists():
         raise ValueError(f"{out} holds a run already; go on with it by --resume, or choose another --out")
     scale = options.scale if (options.size or size) == SCALES[options.scale][0] else "own"
-    if (options.method.iterations, options.method.warmup) != SCALES[options.scale][1:]:
+    if at_scale(options.method, options.scale) != options.method:
         scale = "own"
     return Run(options.method, name, options.seed, size, scale, {}, versions())
 
 
-def _resume_point(options: Fit, facts: dict[str, Any]) -> TrainingState | None:
+def _resume_point(options: Fit[Any], facts: dict[str, Any]) -> TrainingState | None:
     if options.resume:
         return last_training_state(options.out)
     if options.branch_from is None:
@@ -147,14 +147,17 @@ def _resume_point(options: Fit, facts: dict[str, Any]) -> TrainingState | None:
     folder = options.branch_from
     other = read_run(folder)
     _refuse_other_data(other, facts, folder)
-    if (
-        replace(options.method, meta_loss=other.method.meta_loss, decay=other.method.decay) != other.method
-        or other.seed != options.seed
-    ):
+    if not _share_a_warmup(options.method, other.method) or other.seed != options.seed:
         raise ValueError(
             f"--branch-from {folder}: that run differs in more than meta_loss and decay, so no part is shared"
         )
     return warmup_state(folder)
+
+
+def _share_a_warmup(one: Method, other: Method) -> bool:
+    if not (isinstance(one, MAML) and isinstance(other, MAML)):
+        return False
+    return replace(one, meta_loss=other.meta_loss, decay=other.decay) == other
 
 
 def _refuse_other_data(run: Run, facts: dict[str, object], folder: Path) -> None:
@@ -165,34 +168,27 @@ def _refuse_other_data(run: Run, facts: dict[str, object], folder: Path) -> None
         )
 
 
-def _trim_log(file: Path, iteration: int) -> None:
-    """Drop the lines behind the checkpoint that training goes on from: they will be written again."""
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
-    write_atomically(file, "".join(kept).encode())
-
-
-def _observer(options: Fit, method: MAML, log: TextIO, stop: Stop, show: Callable[..., None]) -> Observe:
+def _observer(options: Fit[Any], stop: Stop, show: Callable[..., None]) -> Observe:
     events = tensorboard_writer(options.out) if options.tensorboard else None
     seconds: list[float] = []
 
     def observe(now: Progress) -> None:
-        record = now.record
-        log.write(json.dumps(record) + "\n")
-        log.flush()
         if events is not None:
-            events(record)
-        seconds.append(record["seconds"])
-        aucs = [task["auc"] for task in record["tasks"] if "auc" in task]
-        rate = method.tasks * len(seconds[-20:]) / sum(seconds[-20:])
-        note = f"loss {record['loss']:.3f}  AUC {sum(aucs) / max(len(aucs), 1):.2f}  {rate:.1f} tasks/s"
-        show(now.iteration, note=note + (f"  {record['skipped']} skipped" if record["skipped"] else ""))
-        done = now.iteration == now.iterations
-        if stop.number or done or now.iteration % CHECKPOINT_EVERY == 0:
-            save_training_state(options.out, now.training_state)
-        if now.iteration == method.warmup:
-            save_warmup_state(options.out, now.training_state)
-        if not done:
+            events(now.record)
+        seconds.append(now.record["seconds"])
+        show(now.iteration, note=note_of(now.record, seconds[-20:]))
+        if now.iteration < now.iterations:
             stop.raise_if_asked()
 
     return observe
+
+
+def note_of(record: Mapping[str, Any], seconds: Sequence[float]) -> str:
+    """What stands beside the progress bar."""
+    tasks = record.get("tasks", ())
+    aucs = [task["auc"] for task in tasks if "auc" in task]
+    told = [f"loss {record['loss']:.3f}" if record["loss"] is not None else "no finite task"]
+    told += [f"AUC {sum(aucs) / len(aucs):.2f}"] if aucs else []
+    told += [f"{len(tasks) * len(seconds) / sum(seconds):.1f} tasks/s"] if tasks else []
+    told += [f"{record['skipped']} skipped"] if record.get("skipped") else []
+    return "  ".join(told)

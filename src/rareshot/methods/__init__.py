@@ -2,14 +2,25 @@
 
 from rareshot.losses import DifficultyAware
 from rareshot.methods.maml import MAML
+from rareshot.types import Method
 
-METHODS = {
+KINDS: dict[str, type] = {"MAML": MAML}
+"""The classes of methods by name, as run.json says them."""
+
+METHODS: dict[str, Method] = {
     "maml": MAML(),
     "fomaml": MAML(second_order=False),
     "anil": MAML(adapted="head"),
     "daml": MAML(meta_loss=DifficultyAware()),
+    "task-sampling": MAML(sampling="curriculum"),
 }
 """Command → method with the paper's values, or those of docs/paper.md where the paper gives none."""
 
-LABELS = {"maml": "MAML", "fomaml": "first-order MAML", "anil": "ANIL", "daml": "DAML"}
+LABELS = {
+    "maml": "MAML",
+    "fomaml": "first-order MAML",
+    "anil": "ANIL",
+    "daml": "DAML",
+    "task-sampling": "task sampling",
+}
 """Command → name in reports."""

@@ -22,18 +22,17 @@ from torch import Tensor
 from rareshot.backbones import HeadMode, Network, NormMode, build
 from rareshot.backbones.norms import Moments, inductive
 from rareshot.data.augment import affine, unchanged
-from rareshot.data.collection import LabelledImages, split_groups
+from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.gradients import Task, meta_gradient
 from rareshot.inner import adapt_to_support, query_logits
 from rareshot.losses import DifficultyAware, Mean
-from rareshot.metrics import auc
+from rareshot.pixels import Pixels
+from rareshot.policies import Curriculum
+from rareshot.states import carrying, refuse_other_state
 from rareshot.training import Outer, train_episodic
 from rareshot.types import Observe, State, Support, TrainingState, ignore
-
-HELD_OUT_SEED = 0
-"""Fixes the common lesions that no method trains on: the same for every method and every training seed."""
-VALIDATION_EPISODES = 40
+from rareshot.validation import held_out, validation
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ class MAML:
     """Differentiate through the steps of adaptation; without, first-order MAML."""
     meta_loss: Mean | DifficultyAware = field(default_factory=Mean)
     """Outer loss from `warmup` on: the mean (MAML) or Eq. (3) (DAML)."""
+    sampling: Literal["uniform", "curriculum"] = "uniform"
+    """Which classes a training task has: any; or those with the most progress (task sampling, see `rareshot.policies`)."""
     tasks: int = 4
     """Tasks of one iteration, the meta-batch."""
     iterations: int = 3000
@@ -122,8 +123,9 @@ class MAML:
         observe: Observe = ignore,
     ) -> "EpisodicLearner":
         """Algorithm 1; see `rareshot.types.Method`."""
-        Episodes(common, EpisodeSpec(self.way, self.shot, self.query), seed=0)  # refuses classes that are too small
-        train, held = self._split(common)
+        spec = EpisodeSpec(self.way, self.shot, self.query)
+        Episodes(common, spec, seed=0)  # refuses classes that are too small
+        train, held = held_out(common, self.held_out)
         learner = self.untrained(common, seed=seed)
         if start is not None:
             learner = learner.with_state(start)
@@ -149,67 +151,41 @@ class MAML:
             outer,
             resume=resume,
             observe=observe,
-            validate=self._validation(held, learner),
+            validate=validation(held, learner.carrying, spec, every=self.validate_every, iterations=self.iterations),
+            policy=Curriculum(len(train.classes), self.way, seed=seed) if self.sampling == "curriculum" else None,
         )
-        return learner.with_state({**learner.state(), **weights})
+        return learner.carrying(weights)
 
     def untrained(self, common: LabelledImages, *, seed: int) -> "EpisodicLearner":
         """What `fit` begins with: random weights, pixels standardised as the common diseases ask."""
-        mean, std = pixel_statistics(self._split(common)[0])
-        return EpisodicLearner(self, common.size, self._network(common.size, seed), mean, std)
+        train, _ = held_out(common, self.held_out)
+        return EpisodicLearner(self, self._network(common.size, seed), Pixels.of(train))
 
     def blank(self, size: int) -> "EpisodicLearner":
         """A learner of the right shapes for images of `size`, to load a state into."""
-        return EpisodicLearner(self, size, self._network(size, 0), torch.zeros(3), torch.ones(3))
+        return EpisodicLearner(self, self._network(size, 0), Pixels.blank(size))
 
     def _network(self, size: int, seed: int) -> Network:
         return build(
             self.backbone, size=size, norm=self.norm, head=self.head, way=self.way, seed=seed, width=self.width
         )
 
-    def _split(self, common: LabelledImages) -> tuple[LabelledImages, LabelledImages | None]:
-        return split_groups(common, fraction=self.held_out, seed=HELD_OUT_SEED) if self.held_out else (common, None)
-
     def _tasks(
         self, train: LabelledImages, learner: "EpisodicLearner", seed: int
-    ) -> Callable[[int], tuple[Task, Sequence[str]]]:
+    ) -> Callable[[int, tuple[int, ...] | None], tuple[Task, Sequence[str]]]:
         try:
             episodes = Episodes(train, EpisodeSpec(self.way, self.shot, self.query), seed=seed)
         except ValueError as error:
             raise ValueError(f"with held_out={self.held_out} of the groups kept from training: {error}") from error
         transform = affine if self.augment else unchanged
 
-        def task(number: int) -> tuple[Task, Sequence[str]]:
-            episode = episodes.augmented(episodes.draw(number), transform, np.random.default_rng((seed, number, 1)))
-            prepared = learner.standardised
-            query_x = prepared(episode.query_x)
-            return Task(
-                prepared(episode.support_x), episode.support_y, query_x, episode.query_y, self.way
-            ), episode.classes
+        def task(number: int, classes: tuple[int, ...] | None) -> tuple[Task, Sequence[str]]:
+            drawn = episodes.draw(number, classes)
+            episode = episodes.augmented(drawn, transform, np.random.default_rng((seed, number, 1)))
+            support_x, query_x = learner.pixels(episode.support_x), learner.pixels(episode.query_x)
+            return Task(support_x, episode.support_y, query_x, episode.query_y, self.way), episode.classes
 
         return task
-
-    def _validation(
-        self, held: LabelledImages | None, learner: "EpisodicLearner"
-    ) -> Callable[[int, State], dict[str, float]]:
-        if held is None:
-            return lambda iteration, weights: {}
-        smallest = min(groups for _, groups in held.counts().values())
-        if smallest <= self.shot:
-            raise ValueError(
-                f"held_out={self.held_out} leaves {smallest} groups of the smallest class to validate on, and shot={self.shot} "
-                f"needs more: add images, or set held_out=0 to train on all without a validation curve"
-            )
-        spec = EpisodeSpec(self.way, self.shot, min(self.query, smallest - self.shot))
-        episodes = Episodes(held, spec, seed=HELD_OUT_SEED)
-
-        def validate(iteration: int, weights: State) -> dict[str, float]:
-            if iteration % self.validate_every and iteration != self.iterations:
-                return {}
-            now = learner.with_state({**learner.state(), **weights})
-            return {"validation_auc": mean_auc(now, episodes, VALIDATION_EPISODES)}
-
-        return validate
 
 
 @dataclass(frozen=True)
@@ -217,10 +193,13 @@ class EpisodicLearner:
     """Initial weights that adapt by gradient steps."""
 
     method: MAML
-    size: int
     net: Network
-    mean: Float[Tensor, " 3"]
-    std: Float[Tensor, " 3"]
+    pixels: Pixels
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images that it takes."""
+        return self.pixels.size
 
     @property
     def inductive(self) -> bool:
@@ -230,7 +209,7 @@ class EpisodicLearner:
     def adapt(self, support: Support, *, seed: int = 0) -> "EpisodicClassifier":
         """`test_steps` gradient steps on the support images, Eq. (2); nothing here is random, so `seed` changes nothing."""
         params = {name: value.detach() for name, value in self.net.learnt().items()}
-        x = self.standardised(support.images)
+        x = self.pixels(support.images)
         moved, moments = adapt_to_support(
             copy.deepcopy(self.net),
             self.net.begin(params, support.way),
@@ -246,7 +225,7 @@ class EpisodicLearner:
     def state(self) -> State:
         """Weights, and the common diseases' pixel statistics."""
         weights = {name: value.detach() for name, value in self.net.learnt().items()}
-        return {**weights, "pixels.mean": self.mean, "pixels.std": self.std}
+        return {**weights, **self.pixels.state()}
 
     def with_state(self, state: State) -> "EpisodicLearner":
         """A learner with these weights instead.
@@ -254,37 +233,12 @@ class EpisodicLearner:
         Raises:
             ValueError: if a weight is missing, superfluous, not finite, or has another shape.
         """
-        own = self.state()
-        if own.keys() != state.keys():
-            raise ValueError(f"state does not fit this method: {sorted(own.keys() ^ state.keys())} are not in both")
-        for name, value in state.items():
-            if value.shape != own[name].shape or value.dtype != own[name].dtype:
-                raise ValueError(
-                    f"state does not fit this method: {name} is {tuple(value.shape)} {value.dtype}, "
-                    f"not {tuple(own[name].shape)} {own[name].dtype}"
-                )
-            if not value.isfinite().all():
-                raise ValueError(f"state holds numbers that are not finite, in {name}")
-        net = copy.deepcopy(self.net)
-        with torch.no_grad():
-            for name, value in net.learnt().items():
-                value.copy_(state[name])
-        return replace(self, net=net, mean=state["pixels.mean"].clone(), std=state["pixels.std"].clone())
+        refuse_other_state(self.state(), state)
+        return replace(self, net=carrying(self.net, state), pixels=self.pixels.with_state(state))
 
-    def with_test_steps(self, steps: int) -> "EpisodicLearner":
-        """The same weights, adapted by another number of steps."""
-        return replace(self, method=replace(self.method, test_steps=steps))
-
-    def standardised(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        """Mean 0 and deviation 1 in each colour, by the statistics of the common diseases."""
-        if images.shape[1:] != (3, self.size, self.size):
-            raise ValueError(
-                f"this learner takes RGB images of {self.size} pixels; got shape {tuple(images.shape[1:])}"
-            )
-        if not (images.min() >= 0 and images.max() <= 1):
-            raise ValueError("images must lie in [0, 1]; divide bytes by 255")
-        x = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
-        return x.contiguous(memory_format=torch.channels_last)
+    def carrying(self, weights: State) -> "EpisodicLearner":
+        """The same learner with other weights in its network."""
+        return replace(self, net=carrying(self.net, weights))
 
 
 @dataclass(frozen=True)
@@ -298,29 +252,7 @@ class EpisodicClassifier:
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
         """Probabilities. A transductive learner's depend on all of `images`."""
-        logits = query_logits(
-            copy.deepcopy(self.learner.net), self.params, self.learner.standardised(images), self.moments
-        )
+        logits = query_logits(copy.deepcopy(self.learner.net), self.params, self.learner.pixels(images), self.moments)
         # An adaptation that diverged knows nothing, and says so: equal probabilities.
         known = logits.isfinite().all(1, keepdim=True)
         return torch.where(known, logits, 0).double().softmax(1).float()
-
-
-def pixel_statistics(images: LabelledImages) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
-    """Mean and deviation of each colour over all images, in [0, 1]."""
-    total, squares, n = np.zeros(3), np.zeros(3), 0
-    for first in range(0, len(images), 256):
-        block = images.pixels[first : first + 256].reshape(-1, 3).astype(np.float64) / 255
-        total, squares, n = total + block.sum(0), squares + (block**2).sum(0), n + len(block)
-    mean = total / n
-    std = np.sqrt(np.maximum(squares / n - mean**2, 1e-12))
-    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
-
-
-def mean_auc(learner: EpisodicLearner, episodes: Episodes, count: int) -> float:
-    """Mean AUC over the first `count` episodes."""
-    areas = []
-    for i in range(count):
-        episode = episodes[i]
-        areas.append(auc(learner.adapt(episode.support)(episode.query_x), episode.query_y))
-    return float(np.mean(areas))

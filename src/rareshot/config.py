@@ -1,0 +1,66 @@
+"""Frozen dataclasses to JSON and back: a method with every hyperparameter by name, checked by its declared kinds."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """Every field by name, and under `kind` the name of the class; dataclasses within it likewise."""
+    values = {field.name: getattr(value, field.name) for field in fields(value)}
+    plain = {name: to_json(each) if is_dataclass(each) else each for name, each in values.items()}
+    return {"kind": type(value).__name__, **plain}
+
+
+def from_json(kinds: Mapping[str, type], values: Mapping[str, Any]) -> Any:
+    """What `to_json` wrote down.
+
+    Args:
+        kinds: the classes that may stand there, by name.
+
+    Raises:
+        ValueError: if the kind or a name is unknown, a name is missing, or a value is not of its declared kind or breaks a
+            rule of the class.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{values!r} is not a JSON object")
+    rest = dict(values)
+    kind = rest.pop("kind", None)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"kind={kind!r} is none of {', '.join(kinds)}")
+    hints = get_type_hints(kinds[kind])
+    hints = {field.name: hints[field.name] for field in fields(kinds[kind])}
+    unknown = rest.keys() ^ hints.keys()
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))} unknown or missing")
+    return kinds[kind](**{name: _read(name, rest[name], hint) for name, hint in hints.items()})
+
+
+def _read(name: str, value: Any, hint: Any) -> Any:
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    nested = {choice.__name__: choice for choice in choices if is_dataclass(choice) and isinstance(choice, type)}
+    if nested and isinstance(value, Mapping):
+        return from_json(nested, value)
+    for choice in choices:
+        if get_origin(choice) is Literal:
+            if value in get_args(choice):
+                return value
+        elif choice is not bool and isinstance(value, bool):
+            continue
+        elif choice is float and type(value) in (int, float):
+            return float(value)
+        elif isinstance(choice, type) and type(value) is choice:
+            return value
+    raise ValueError(f"{name}={value!r} is not of the right kind, {_told(choices)}")
+
+
+def _told(choices: tuple[Any, ...]) -> str:
+    """The kinds in words."""
+    words: list[str] = []
+    for choice in choices:
+        if get_origin(choice) is Literal:
+            words += [repr(each) for each in get_args(choice)]
+        else:
+            words.append("None" if choice is type(None) else choice.__name__)
+    return " or ".join(words)

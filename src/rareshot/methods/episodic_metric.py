@@ -1,0 +1,241 @@
+"""What Relation Net and Prototypical Networks share: features are compared, and adapting takes no gradient step.
+
+A network embeds the support images, keeps one summary a class, and compares a query's features with each of them. Training
+goes by episodes: a task's gradient is that of its query loss at the current weights. What differs is the embedding, the
+comparison and the loss.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from rareshot.backbones.norms import Moments, frozen_by, inductive, needs_moments, norms_of, recording
+from rareshot.data.collection import LabelledImages
+from rareshot.episodes import Episodes, EpisodeSpec
+from rareshot.gradients import Task, TaskGradient
+from rareshot.losses import Mean
+from rareshot.methods.tasks import training_tasks
+from rareshot.pixels import Pixels
+from rareshot.states import carrying, refuse_other_state
+from rareshot.training import Outer, train_episodic
+from rareshot.types import Observe, State, Support, TrainingState
+from rareshot.validation import held_out, validation
+
+if TYPE_CHECKING:
+    from rareshot.methods.protonet import ProtoNet
+    from rareshot.methods.relation import RelationNet
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits (q, way), labels (q,)) → the loss of a task."""
+
+
+class Comparison(Protocol):
+    """An `nn.Module` that compares features with classes."""
+
+    def summary(self, features: Tensor, labels: Int[Tensor, " s"], way: int) -> Tensor:
+        """Features of support images → what a query is compared with, one row a class."""
+        ...
+
+    def __call__(self, classes: Tensor, features: Tensor) -> Float[Tensor, "q way"]:
+        """Logits of queries with these features."""
+        ...
+
+
+class MetricNetwork(nn.Module):
+    """An embedding and a comparison.
+
+    Args:
+        embedding: (n, 3, size, size) → features of each image; its norms obey the support set as in `rareshot.inner`.
+        comparison: a `Comparison`.
+    """
+
+    def __init__(self, embedding: nn.Module, comparison: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.comparison = comparison
+
+    def learnt(self) -> dict[str, nn.Parameter]:
+        """Name → weight, of all that training moves."""
+        return dict(self.named_parameters())
+
+    def summarise(
+        self, x: Float[Tensor, "s 3 h w"], labels: Int[Tensor, " s"], way: int
+    ) -> tuple[Tensor, list[Moments] | None]:
+        """One row a class, and the support statistics under which queries pass; None where the norm needs none."""
+        moments = None
+        if any(needs_moments(layer.mode) for layer in norms_of(self.embedding)):
+            with recording(self.embedding) as layers:
+                features = self.embedding(x)
+                moments = [layer.recorded for layer in layers if layer.recorded is not None]
+        else:
+            features = self.embedding(x)
+        return self._comparison.summary(features, labels, way), moments
+
+    def answer(
+        self, x: Float[Tensor, "q 3 h w"], classes: Tensor, moments: list[Moments] | None
+    ) -> Float[Tensor, "q way"]:
+        """Logits of queries, given what `summarise` said of the support images."""
+        if moments is None:
+            return self._comparison(classes, self.embedding(x))
+        with frozen_by(self.embedding, moments):
+            features = self.embedding(x)
+        return self._comparison(classes, features)
+
+    def forward(
+        self,
+        support_x: Float[Tensor, "s 3 h w"],
+        support_y: Int[Tensor, " s"],
+        query_x: Float[Tensor, "q 3 h w"],
+        way: int,
+    ) -> Float[Tensor, "q way"]:
+        """A whole episode: logits of its queries."""
+        return self.answer(query_x, *self.summarise(support_x, support_y, way))
+
+    @property
+    def _comparison(self) -> Comparison:
+        comparison: Comparison = self.comparison
+        return comparison
+
+
+def class_sums(features: Float[Tensor, "s *f"], labels: Int[Tensor, " s"], way: int) -> Float[Tensor, "way *f"]:
+    """Sum of the features of each class."""
+    belongs = F.one_hot(labels, way).to(features)
+    return (belongs.T @ features.flatten(1)).unflatten(1, features.shape[1:])
+
+
+def task_gradient(net: MetricNetwork, params: Mapping[str, Tensor], task: Task, *, loss: Loss) -> TaskGradient:
+    """The query loss of a task and its gradient in the weights `params`."""
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    logits: Tensor = functional_call(net, leaves, (task.support_x, task.support_y, task.query_x, task.way))
+    value = loss(logits, task.query_y)
+    gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return TaskGradient(value.item(), dict(zip(leaves, gradients, strict=True)), logits.detach())
+
+
+def refuse_senseless(method: "RelationNet | ProtoNet") -> None:
+    """Refuse hyperparameters that make no sense.
+
+    Raises:
+        ValueError: naming the field, its value and the rule.
+    """
+    EpisodeSpec(method.way, method.shot, method.query)
+    for name in ("meta_lr", "clip", "decay", "tasks", "iterations", "validate_every"):
+        if not getattr(method, name) > 0:
+            raise ValueError(f"{name}={getattr(method, name)} must be above 0")
+    if method.width is not None and method.width < 1:
+        raise ValueError(f"width={method.width} must be at least 1, or None for the paper's")
+    if not 0 <= method.warmup <= method.iterations:
+        raise ValueError(f"warmup={method.warmup} must lie between 0 and iterations={method.iterations}")
+    if not 0 <= method.held_out < 1:
+        raise ValueError(f"held_out={method.held_out} must be at least 0 and below 1")
+
+
+def untrained(method: "RelationNet | ProtoNet", net: MetricNetwork, common: LabelledImages) -> "MetricLearner":
+    """A learner with the weights of `net`, pixels standardised as the common diseases ask."""
+    train, _ = held_out(common, method.held_out)
+    return MetricLearner(method, net, Pixels.of(train))
+
+
+def fit(
+    method: "RelationNet | ProtoNet",
+    loss: Loss,
+    common: LabelledImages,
+    *,
+    seed: int,
+    start: State | None,
+    resume: TrainingState | None,
+    observe: Observe,
+) -> "MetricLearner":
+    """Train by episodes, each task's gradient that of `loss`; see `rareshot.types.Method`."""
+    spec = EpisodeSpec(method.way, method.shot, method.query)
+    Episodes(common, spec, seed=0)  # refuses classes that are too small
+    train, held = held_out(common, method.held_out)
+    learner = method.untrained(common, seed=seed)
+    if start is not None:
+        learner = learner.with_state(start)
+    weights = train_episodic(
+        learner.net,
+        training_tasks(train, learner.pixels, spec, seed=seed, augment=method.augment, held_out=method.held_out),
+        partial(task_gradient, loss=loss),
+        Outer(
+            iterations=method.iterations,
+            tasks=method.tasks,
+            meta_loss=lambda iteration: Mean(),
+            meta_lr=lambda iteration: method.meta_lr * (1 if iteration < method.warmup else method.decay),
+            clip=method.clip,
+        ),
+        resume=resume,
+        observe=observe,
+        validate=validation(held, learner.carrying, spec, every=method.validate_every, iterations=method.iterations),
+    )
+    return learner.carrying(weights)
+
+
+@dataclass(frozen=True)
+class MetricLearner:
+    """An embedding and a comparison, fitted: adapting is to embed the support images."""
+
+    method: "RelationNet | ProtoNet"
+    net: MetricNetwork
+    pixels: Pixels
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images that it takes."""
+        return self.pixels.size
+
+    @property
+    def inductive(self) -> bool:
+        """False for the transductive norm, whose answers depend on the other query images."""
+        return inductive(self.method.norm)
+
+    @torch.no_grad()
+    def adapt(self, support: Support, *, seed: int = 0) -> "MetricClassifier":
+        """One summary a class of `support`; nothing here is random, so `seed` changes nothing."""
+        net = copy.deepcopy(self.net)  # its norms hold state during the call
+        return MetricClassifier(self, *net.summarise(self.pixels(support.images), support.labels, support.way))
+
+    def state(self) -> State:
+        """Weights, and the common diseases' pixel statistics."""
+        weights = {name: value.detach() for name, value in self.net.learnt().items()}
+        return {**weights, **self.pixels.state()}
+
+    def with_state(self, state: State) -> "MetricLearner":
+        """A learner with these weights instead.
+
+        Raises:
+            ValueError: if a weight is missing, superfluous, not finite, or has another shape.
+        """
+        refuse_other_state(self.state(), state)
+        return replace(self, net=carrying(self.net, state), pixels=self.pixels.with_state(state))
+
+    def carrying(self, weights: State) -> "MetricLearner":
+        """The same learner with other weights in its network."""
+        return replace(self, net=carrying(self.net, weights))
+
+
+@dataclass(frozen=True)
+class MetricClassifier:
+    """One adapted task."""
+
+    learner: MetricLearner
+    classes: Tensor
+    """What a query is compared with, one row a class."""
+    moments: list[Moments] | None
+
+    @torch.no_grad()
+    def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
+        """Probabilities. A transductive learner's depend on all of `images`."""
+        net = copy.deepcopy(self.learner.net)  # its norms hold state during the call
+        logits = net.answer(self.learner.pixels(images), self.classes, self.moments)
+        # Weights that diverged know nothing, and say so: equal probabilities.
+        known = logits.isfinite().all(1, keepdim=True)
+        return torch.where(known, logits, 0).double().softmax(1).float()

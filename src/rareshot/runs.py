@@ -1,0 +1,56 @@
+"""Fitting on disk: a log line and, now and then, a checkpoint after an iteration, so that a run goes on after any stop."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from rareshot.checkpoint import Run, save_learner, save_training_state, save_warmup_state, write_atomically, write_run
+from rareshot.data.collection import LabelledImages
+from rareshot.methods.maml import MAML
+from rareshot.types import Learner, Observe, Progress, TrainingState
+
+CHECKPOINT_EVERY = 20
+"""Iterations between two checkpoints."""
+
+
+def fit_run(
+    folder: Path,
+    run: Run,
+    common: LabelledImages,
+    *,
+    resume: TrainingState | None,
+    observe: Observe,
+    asked: Callable[[], bool] = lambda: False,
+) -> Learner:
+    """Fit the run's method in its folder: run.json, log.jsonl, the last checkpoints, and at the end learner.safetensors.
+
+    Args:
+        resume: the checkpoint to go on from, this run's own or the end of a warm-up that it shares.
+        observe: called when an iteration is on disk; what it raises stops the run, nothing lost.
+        asked: was a stop asked for? Then a checkpoint is written before `observe` is called.
+    """
+    write_run(folder, run)
+    log_file = folder / "log.jsonl"
+    _trim_log(log_file, resume.iteration if resume else 0)
+    warmup = run.method.warmup if isinstance(run.method, MAML) else None
+    with log_file.open("a") as log:
+
+        def keep(now: Progress) -> None:
+            log.write(json.dumps(now.record) + "\n")
+            log.flush()
+            if asked() or now.iteration == now.iterations or now.iteration % CHECKPOINT_EVERY == 0:
+                save_training_state(folder, now.training_state)
+            if now.iteration == warmup:
+                save_warmup_state(folder, now.training_state)
+            observe(now)
+
+        learner = run.method.fit(common, seed=run.seed, resume=resume, observe=keep)
+    save_learner(folder, learner)
+    return learner
+
+
+def _trim_log(file: Path, iteration: int) -> None:
+    """Drop the lines behind the checkpoint that training goes on from: they will be written again."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
+    write_atomically(file, "".join(kept).encode())
