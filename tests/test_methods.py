@@ -37,6 +37,8 @@ SMALL: dict[str, Any] = {
     "validate_every": 20,
     "inner_lr": 0.05,
 }
+OWN = {"relation": {"iterations": 100, "warmup": 50, "query": 6, "meta_lr": 5e-3}}
+"""Where `SMALL` is too small to learn the separable lesions."""
 NAMES = list(METHODS)
 EVERY = pytest.mark.parametrize("name", NAMES)
 
@@ -45,7 +47,7 @@ def small(name: str) -> Any:
     """The method with few and small iterations."""
     method = METHODS[name]
     known = {field.name for field in fields(method)}
-    return replace(method, **{field: value for field, value in SMALL.items() if field in known})
+    return replace(method, **{field: value for field, value in (SMALL | OWN.get(name, {})).items() if field in known})
 
 
 @cache

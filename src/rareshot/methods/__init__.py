@@ -2,9 +2,11 @@
 
 from rareshot.losses import DifficultyAware
 from rareshot.methods.maml import MAML
+from rareshot.methods.protonet import ProtoNet
+from rareshot.methods.relation import RelationNet
 from rareshot.types import Method
 
-KINDS: dict[str, type] = {"MAML": MAML}
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (MAML, RelationNet, ProtoNet)}
 """The classes of methods by name, as run.json says them."""
 
 METHODS: dict[str, Method] = {
@@ -13,6 +15,8 @@ METHODS: dict[str, Method] = {
     "anil": MAML(adapted="head"),
     "daml": MAML(meta_loss=DifficultyAware()),
     "task-sampling": MAML(sampling="curriculum"),
+    "relation": RelationNet(),
+    "protonet": ProtoNet(),
 }
 """Command → method with the paper's values, or those of docs/paper.md where the paper gives none."""
 
@@ -22,5 +26,7 @@ LABELS = {
     "anil": "ANIL",
     "daml": "DAML",
     "task-sampling": "task sampling",
+    "relation": "Relation Net",
+    "protonet": "prototypical networks",
 }
 """Command → name in reports."""

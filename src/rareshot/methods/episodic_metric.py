@@ -7,9 +7,10 @@ comparison and the loss.
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -77,17 +78,15 @@ class MetricNetwork(nn.Module):
                 moments = [layer.recorded for layer in layers if layer.recorded is not None]
         else:
             features = self.embedding(x)
-        return self._comparison.summary(features, labels, way), moments
+        return cast(Comparison, self.comparison).summary(features, labels, way), moments
 
     def answer(
         self, x: Float[Tensor, "q 3 h w"], classes: Tensor, moments: list[Moments] | None
     ) -> Float[Tensor, "q way"]:
         """Logits of queries, given what `summarise` said of the support images."""
-        if moments is None:
-            return self._comparison(classes, self.embedding(x))
-        with frozen_by(self.embedding, moments):
+        with nullcontext() if moments is None else frozen_by(self.embedding, moments):
             features = self.embedding(x)
-        return self._comparison(classes, features)
+        return cast(Comparison, self.comparison)(classes, features)
 
     def forward(
         self,
@@ -99,16 +98,11 @@ class MetricNetwork(nn.Module):
         """A whole episode: logits of its queries."""
         return self.answer(query_x, *self.summarise(support_x, support_y, way))
 
-    @property
-    def _comparison(self) -> Comparison:
-        comparison: Comparison = self.comparison
-        return comparison
-
 
 def class_sums(features: Float[Tensor, "s *f"], labels: Int[Tensor, " s"], way: int) -> Float[Tensor, "way *f"]:
     """Sum of the features of each class."""
     belongs = F.one_hot(labels, way).to(features)
-    return (belongs.T @ features.flatten(1)).unflatten(1, features.shape[1:])
+    return (belongs.T @ features.flatten(1)).view(way, *features.shape[1:])
 
 
 def task_gradient(net: MetricNetwork, params: Mapping[str, Tensor], task: Task, *, loss: Loss) -> TaskGradient:

@@ -9,24 +9,23 @@ until `warmup` and with Eq. (3) from then on. What the paper leaves open is numb
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rareshot.backbones import HeadMode, Network, NormMode, build
 from rareshot.backbones.norms import Moments, inductive
-from rareshot.data.augment import affine, unchanged
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.gradients import Task, meta_gradient
+from rareshot.gradients import meta_gradient
 from rareshot.inner import adapt_to_support, query_logits
 from rareshot.losses import DifficultyAware, Mean
+from rareshot.methods.tasks import training_tasks
 from rareshot.pixels import Pixels
 from rareshot.policies import Curriculum
 from rareshot.states import carrying, refuse_other_state
@@ -146,7 +145,7 @@ class MAML:
         )
         weights = train_episodic(
             learner.net,
-            self._tasks(train, learner, seed),
+            training_tasks(train, learner.pixels, spec, seed=seed, augment=self.augment, held_out=self.held_out),
             gradient,
             outer,
             resume=resume,
@@ -169,23 +168,6 @@ class MAML:
         return build(
             self.backbone, size=size, norm=self.norm, head=self.head, way=self.way, seed=seed, width=self.width
         )
-
-    def _tasks(
-        self, train: LabelledImages, learner: "EpisodicLearner", seed: int
-    ) -> Callable[[int, tuple[int, ...] | None], tuple[Task, Sequence[str]]]:
-        try:
-            episodes = Episodes(train, EpisodeSpec(self.way, self.shot, self.query), seed=seed)
-        except ValueError as error:
-            raise ValueError(f"with held_out={self.held_out} of the groups kept from training: {error}") from error
-        transform = affine if self.augment else unchanged
-
-        def task(number: int, classes: tuple[int, ...] | None) -> tuple[Task, Sequence[str]]:
-            drawn = episodes.draw(number, classes)
-            episode = episodes.augmented(drawn, transform, np.random.default_rng((seed, number, 1)))
-            support_x, query_x = learner.pixels(episode.support_x), learner.pixels(episode.query_x)
-            return Task(support_x, episode.support_y, query_x, episode.query_y, self.way), episode.classes
-
-        return task
 
 
 @dataclass(frozen=True)

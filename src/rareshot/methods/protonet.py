@@ -8,7 +8,6 @@ Euclidean distances to the prototypes, Eq. (2). Train the embedding by the cross
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 

@@ -159,9 +159,9 @@ class Relation(nn.Module):
         # The first convolution of a class's map joined to a query's in depth is the sum of two, and each is made once
         # instead of once a pair.
         conv, c = self.block1.conv, features.shape[1]
-        ours = F.conv2d(classes, conv.weight[:, :c], padding=conv.padding)
-        theirs = F.conv2d(features, conv.weight[:, c:], padding=conv.padding)
-        pairs = (ours + theirs.unsqueeze(1)).flatten(0, 1)
+        of_classes = F.conv2d(classes, conv.weight[:, :c], padding=conv.padding)
+        of_queries = F.conv2d(features, conv.weight[:, c:], padding=conv.padding)
+        pairs = (of_classes + of_queries.unsqueeze(1)).flatten(0, 1)
         maps = self.block2(self.block1.behind(pairs))
         scores = self.score(torch.relu(self.hidden(maps.flatten(1))))
         return F.logsigmoid(scores).view(len(features), len(classes))
