@@ -120,7 +120,8 @@ def evaluate_command(args: Sequence[str]) -> None:
 
 
 def _with_test_steps(run: Run, steps: int) -> Method:
-    if "test_steps" not in {field.name for field in fields(run.method)}:
+    has_steps = "test_steps" in {field.name for field in fields(run.method)}
+    if not has_steps or getattr(run.method, "classifier", "finetune") != "finetune":
         raise ValueError(f"--test-steps {steps}: {LABELS[run.name]} does not adapt by steps; leave the option out")
     return replace(run.method, test_steps=steps)
 

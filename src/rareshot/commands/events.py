@@ -18,10 +18,10 @@ def tensorboard_writer(folder: Path) -> Callable[[Mapping[str, Any]], None]:
     writer = SummaryWriter(folder / "events")
 
     def write(record: Mapping[str, Any]) -> None:
-        for name in ("loss", "meta_lr", "seconds", "validation_auc"):
+        for name in ("loss", "meta_lr", "lr", "accuracy", "seconds", "validation_auc"):
             if name in record:
                 writer.add_scalar(name, record[name], record["iteration"])
-        for task in record["tasks"]:
+        for task in record.get("tasks", ()):
             if "loss" in task:
                 pair = "-".join(sorted(task["classes"]))
                 writer.add_scalar(f"difficulty/{pair}", task["loss"], record["iteration"])

@@ -2,11 +2,13 @@
 
 from rareshot.losses import DifficultyAware
 from rareshot.methods.maml import MAML
+from rareshot.methods.pretrained import Pretrained
 from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
+from rareshot.methods.supervised import Supervised
 from rareshot.types import Method
 
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (MAML, RelationNet, ProtoNet)}
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (MAML, RelationNet, ProtoNet, Supervised, Pretrained)}
 """The classes of methods by name, as run.json says them."""
 
 METHODS: dict[str, Method] = {
@@ -17,6 +19,12 @@ METHODS: dict[str, Method] = {
     "task-sampling": MAML(sampling="curriculum"),
     "relation": RelationNet(),
     "protonet": ProtoNet(),
+    "finetune": Supervised(classifier="finetune"),
+    "knn": Supervised(classifier="knn"),
+    "svm": Supervised(classifier="svm"),
+    "logistic": Supervised(classifier="logistic"),
+    "centroid": Supervised(classifier="centroid"),
+    "pretrained": Pretrained(),
 }
 """Command → method with the paper's values, or those of docs/paper.md where the paper gives none."""
 
@@ -28,5 +36,11 @@ LABELS = {
     "task-sampling": "task sampling",
     "relation": "Relation Net",
     "protonet": "prototypical networks",
+    "finetune": "fine-tuning + augmentation",
+    "knn": "features + KNN",
+    "svm": "features + SVM",
+    "logistic": "features + logistic regression",
+    "centroid": "features + nearest centroid",
+    "pretrained": "ImageNet features + logistic regression",
 }
 """Command → name in reports."""
