@@ -19,6 +19,8 @@ fit it on common diseases, adapt it to k images of each rare one.
   rareshot fit maml|fomaml|anil|daml     meta-train on the common diseases
   rareshot evaluate RUN                  judge a run on the rare diseases
   rareshot compare RUN RUN               is one better than the other beyond noise?
+  rareshot reproduce table1|table2|..    the paper's tables, row by row, beside its figures
+  rareshot report RESULTS                the paper's tables and figures from the raw lines, as one page
   rareshot bench                         how fast, beside this machine's limit and other libraries?
 
 Every command explains itself: rareshot fit daml --help
@@ -71,6 +73,10 @@ def _command(name: str) -> Callable[[Sequence[str]], None]:
             from rareshot.commands.evaluate import evaluate_command as command
         case "compare":
             from rareshot.commands.compare import compare as command
+        case "reproduce":
+            from rareshot.commands.reproduce import reproduce as command
+        case "report":
+            from rareshot.commands.report import report_command as command
         case "bench":
             from rareshot.commands.bench import bench as command
         case _:

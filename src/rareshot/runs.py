@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rareshot.checkpoint import Run, save_learner, save_training_state, save_warmup_state, write_atomically, write_run
 from rareshot.data.collection import LabelledImages
 from rareshot.methods.maml import MAML
-from rareshot.types import Learner, Observe, Progress, TrainingState
+from rareshot.types import Learner, Method, Observe, Progress, TrainingState
 
 CHECKPOINT_EVERY = 20
 """Iterations between two checkpoints."""
@@ -47,6 +48,13 @@ def fit_run(
         learner = run.method.fit(common, seed=run.seed, resume=resume, observe=keep)
     save_learner(folder, learner)
     return learner
+
+
+def share_a_warmup(one: Method, other: Method) -> bool:
+    """Do two methods train alike until the warm-up ends? They may differ in the outer loss and the decay, used after it."""
+    if not (isinstance(one, MAML) and isinstance(other, MAML)):
+        return False
+    return replace(one, meta_loss=other.meta_loss, decay=other.decay) == other
 
 
 def _trim_log(file: Path, iteration: int) -> None:

@@ -1,7 +1,7 @@
 """`rareshot fit METHOD`: meta-train on the common diseases of a data set."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -19,13 +19,9 @@ from rareshot.commands.events import tensorboard_writer
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, Stop, progress, stoppable
 from rareshot.methods import LABELS, METHODS
-from rareshot.methods.maml import MAML
-from rareshot.runs import fit_run
+from rareshot.runs import fit_run, share_a_warmup
+from rareshot.scales import SCALES, at_scale
 from rareshot.types import Method, Observe, Progress, TrainingState
-
-SCALES = {"paper": (84, 3000, 1500), "laptop": (64, 1000, 500)}
-"""Preset → image size, and for methods that have them iterations and warm-up."""
-
 
 M = TypeVar("M", bound=Method)
 
@@ -71,7 +67,7 @@ def fit(args: Sequence[str]) -> None:
     options: Fit[Any] = parse(kind[type(preset)], args[1:], f"rareshot fit {name}", default=default)
     if options.machine.start().type != "cpu":
         STATUS.print("fit runs on the CPU in this version; the GPU is not used")
-    run = _run_of(options, name, options.size or SCALES[scale][0])
+    run = _run_of(options, name, options.size or SCALES[scale].size)
     images = load_images(options.data, run.size, options.rare)
     common = images.common()
     facts: dict[str, Any] = {
@@ -94,14 +90,6 @@ def fit(args: Sequence[str]) -> None:
     CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}", soft_wrap=True)
     rare = "".join(f" --rare {name}" for name in options.rare)
     CONSOLE.print(f"next: rareshot evaluate {options.out} --data {options.data}{rare}", soft_wrap=True)
-
-
-def at_scale(method: M, scale: str) -> M:
-    """The method with a preset's iterations and warm-up, as far as it has them."""
-    _, iterations, warmup = SCALES[scale]
-    preset = {"iterations": iterations, "warmup": warmup}
-    known = {field.name for field in fields(method)}
-    return replace(method, **{name: value for name, value in preset.items() if name in known})
 
 
 def _method_name(args: Sequence[str]) -> str:
@@ -133,7 +121,7 @@ def _run_of(options: Fit[Any], name: str, size: int) -> Run:
         return run
     if (out / "run.json").exists():
         raise ValueError(f"{out} holds a run already; go on with it by --resume, or choose another --out")
-    scale = options.scale if (options.size or size) == SCALES[options.scale][0] else "own"
+    scale = options.scale if (options.size or size) == SCALES[options.scale].size else "own"
     if at_scale(options.method, options.scale) != options.method:
         scale = "own"
     return Run(options.method, name, options.seed, size, scale, {}, versions())
@@ -147,17 +135,11 @@ def _resume_point(options: Fit[Any], facts: dict[str, Any]) -> TrainingState | N
     folder = options.branch_from
     other = read_run(folder)
     _refuse_other_data(other, facts, folder)
-    if not _share_a_warmup(options.method, other.method) or other.seed != options.seed:
+    if not share_a_warmup(options.method, other.method) or other.seed != options.seed:
         raise ValueError(
             f"--branch-from {folder}: that run differs in more than meta_loss and decay, so no part is shared"
         )
     return warmup_state(folder)
-
-
-def _share_a_warmup(one: Method, other: Method) -> bool:
-    if not (isinstance(one, MAML) and isinstance(other, MAML)):
-        return False
-    return replace(one, meta_loss=other.meta_loss, decay=other.decay) == other
 
 
 def _refuse_other_data(run: Run, facts: dict[str, object], folder: Path) -> None:

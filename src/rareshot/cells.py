@@ -1,0 +1,229 @@
+"""Filling the cells of a table on disk: each run fitted once, each evaluation done once, and only what is missing.
+
+OUT/<scale>/<data>/runs/<run>/     a run's folder, as `rareshot fit` leaves it; several cells may share it
+OUT/<scale>/<data>/cells/<cell>/   the evaluations of a cell, as `rareshot evaluate` leaves them; the header says the row
+
+Stopped in any way, the same call goes on: runs from their last checkpoint, evaluations behind their last line. Runs that differ
+in the outer loss alone branch from one warm-up.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rareshot.checkpoint import Run, last_training_state, load_state, read_run, warmup_state, write_atomically
+from rareshot.evaluation import Protocol
+from rareshot.experiments import Cell, Row
+from rareshot.results import judge, name_of
+from rareshot.runs import fit_run, share_a_warmup
+from rareshot.scales import at_scale
+from rareshot.setting import WAY, Setting, refuse_other_run
+from rareshot.statistics import Interval, interval
+from rareshot.training import TrainingDivergedError
+from rareshot.types import Learner, Progress
+
+
+class Step(NamedTuple):
+    """What `fill` says of itself after an iteration or an episode."""
+
+    part: str
+    """The run that is fitted, or the cell and the protocol that it is evaluated by."""
+    done: int
+    total: int
+    """Iterations or episodes."""
+    record: Mapping[str, Any]
+    """The line for the training log; or mean AUC so far."""
+    parts_done: int
+    parts: int
+    """Runs to fit and evaluations to do, all together."""
+
+
+class Todo(NamedTuple):
+    """A cell with what it lacks."""
+
+    cell: Cell
+    run: str
+    """The run whose learner it judges; empty: a random start."""
+    fit: bool
+    """Must the run be fitted, and by no earlier cell?"""
+    begins: str
+    """Where the fit begins: `start`, `checkpoint` or the name of the run whose warm-up it shares."""
+    protocols: tuple[Protocol, ...]
+    """Evaluations that are missing."""
+
+
+def survey(setting: Setting, cells: Sequence[Cell], protocols: Sequence[Protocol]) -> list[Todo]:
+    """What each cell lacks, in the order of the cells; reads headers, loads no learner.
+
+    Raises:
+        ValueError: if a folder holds another run, or another evaluation.
+    """
+    todos: list[Todo] = []
+    planned: dict[str, Run] = {}
+    for cell in cells:
+        missing = tuple(protocol for protocol in protocols if not _is_done(setting, cell, protocol))
+        name, run = ("", None) if cell.row.untrained else setting.run_of(cell)
+        fit, begins = False, ""
+        if run is not None and missing:
+            refuse_other_run(setting.run_folder(name), run)
+            fit = name not in planned and not (setting.run_folder(name) / "learner.safetensors").exists()
+            if fit:
+                begins = _begins(setting, name, run, planned)
+                planned[name] = run
+        todos.append(Todo(cell, name, fit, begins, missing))
+    return todos
+
+
+def fill(
+    setting: Setting,
+    cells: Sequence[Cell],
+    protocols: Sequence[Protocol],
+    *,
+    observe: Callable[[Step], None] = lambda step: None,
+    asked: Callable[[], bool] = lambda: False,
+) -> dict[str, Exception]:
+    """Fit and evaluate what is missing; name of a cell → why it stays empty, for those that cannot be filled.
+
+    A run that diverged and an extra that is not installed leave their cells empty; the others are filled all the same.
+
+    Args:
+        observe: called when an iteration or an episode is on disk; what it raises stops the work, nothing lost.
+        asked: was a stop asked for? Then a checkpoint is written before `observe` is called.
+
+    Raises:
+        ValueError: if a folder holds another run, or another evaluation.
+    """
+    todos = survey(setting, cells, protocols)
+    parts, parts_done = sum(todo.fit + len(todo.protocols) for todo in todos), 0
+    empty: dict[str, Exception] = {}
+    diverged: dict[str, TrainingDivergedError] = {}
+
+    def tell(part: str, done: int, total: int, record: Mapping[str, Any]) -> None:
+        observe(Step(part, done, total, record, parts_done, parts))
+
+    for todo in todos:
+        if not todo.protocols:
+            continue
+        try:
+            if todo.run in diverged:
+                raise diverged[todo.run]
+            learner = _learner(setting, todo.cell, tell, asked)
+        except (TrainingDivergedError, ValueError) as error:
+            if isinstance(error, TrainingDivergedError):
+                diverged[todo.run] = error
+            elif not todo.cell.row.pretrained:
+                raise
+            empty[todo.cell.name] = error
+            parts -= todo.fit + len(todo.protocols)
+            continue
+        parts_done += todo.fit
+        for protocol in todo.protocols:
+            _evaluate(setting, todo.cell, protocol, learner, tell)
+            parts_done += 1
+    return empty
+
+
+def found(setting: Setting, row: Row, shot: int, protocol: Protocol, seeds: int) -> Interval | None:
+    """AUC of a row at one k from the summaries on disk: over training seeds if there are several; None if there is none."""
+    kept = [_summary(setting, Cell(row, shot, seed), protocol) for seed in range(seeds)]
+    cells = [Interval(**summary["metrics"]["auc"]) for summary in kept if summary]
+    if len(cells) < 2:
+        return cells[0] if cells else None
+    return interval([cell.mean for cell in cells], "over training seeds")
+
+
+Tell = Callable[[str, int, int, Mapping[str, Any]], None]
+
+
+def _learner(setting: Setting, cell: Cell, tell: Tell, asked: Callable[[], bool]) -> Learner:
+    method = at_scale(cell.row.at(cell.shot), setting.scale)
+    if cell.row.untrained:
+        return method.untrained(setting.common, seed=cell.seed)
+    name, run = setting.run_of(cell)
+    folder = setting.run_folder(name)
+    refuse_other_run(folder, run)
+    file = folder / "learner.safetensors"
+    if not file.exists():
+        if (folder / "run.json").exists():
+            run = replace(run, versions=json.loads((folder / "run.json").read_bytes())["versions"])
+
+        def observe(now: Progress) -> None:
+            tell(f"fit {name}", now.iteration, now.iterations, now.record)
+
+        resume = last_training_state(folder)
+        branch = None if resume else _warmup_of(setting, run)
+        if branch is not None:
+            resume = warmup_state(branch)
+            if branch != folder:  # lines of a start that was given up before its first checkpoint would leave a gap
+                (folder / "log.jsonl").unlink(missing_ok=True)
+        fit_run(folder, run, setting.common, resume=resume, observe=observe, asked=asked)
+    return method.blank(run.size).with_state(load_state(file)[0])
+
+
+def _evaluate(setting: Setting, cell: Cell, protocol: Protocol, learner: Learner, tell: Tell) -> None:
+    plans = setting.plans(cell, protocol)
+    name = name_of(protocol, WAY, cell.shot)
+    folder = setting.cell_folder(cell)
+
+    def observe(done: int, auc: float) -> None:
+        tell(f"{cell.name}, {protocol}", done, len(plans), {"auc": auc})
+
+    _, summary = judge(folder, name, setting.header(cell, protocol, learner), plans, learner, observe)
+    if setting.count(cell.row, protocol) is not None:
+        summary["first_episodes"] = setting.count(cell.row, protocol)
+        write_atomically(folder / f"{name}.summary.json", json.dumps(summary, indent=1).encode())
+
+
+def _is_done(setting: Setting, cell: Cell, protocol: Protocol) -> bool:
+    """Does a summary of just this evaluation lie there?"""
+    header: Mapping[str, Any] = json.loads(json.dumps(setting.header(cell, protocol)))
+    lines = setting.cell_folder(cell) / f"{name_of(protocol, WAY, cell.shot)}.jsonl"
+    summary = _summary(setting, cell, protocol)
+    there = summary or _first_line(lines)
+    differing = [key for key, value in header.items() if there and there.get(key) != value]
+    if differing:
+        raise ValueError(
+            f"{lines} holds results of something else: its {', '.join(differing)} is not that of {cell.name} now; "
+            f"move it away, or choose another --out"
+        )
+    return summary is not None and summary.get("first_episodes") == setting.count(cell.row, protocol)
+
+
+def _summary(setting: Setting, cell: Cell, protocol: Protocol) -> dict[str, Any] | None:
+    """A summary, or None where there is none or it is damaged: it can be drawn again from the lines."""
+    file = setting.cell_folder(cell) / f"{name_of(protocol, WAY, cell.shot)}.summary.json"
+    with suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        summary: dict[str, Any] = json.loads(file.read_bytes())
+        return summary
+    return None
+
+
+def _first_line(file: Path) -> dict[str, Any]:
+    """The header of raw lines; empty where there is none that is whole."""
+    with suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError), file.open() as lines:
+        header: dict[str, Any] = json.loads(next(lines, "{}"))
+        return header
+    return {}
+
+
+def _begins(setting: Setting, name: str, run: Run, planned: Mapping[str, Run]) -> str:
+    if any(setting.run_folder(name).glob("checkpoint-*.safetensors")):
+        return "checkpoint"
+    branch = _warmup_of(setting, run)
+    if branch is not None:
+        return branch.name
+    return next((other for other, its in planned.items() if _same_until_warmup_ends(run, its)), "start")
+
+
+def _warmup_of(setting: Setting, run: Run) -> Path | None:
+    """The folder of a run that has reached the end of a warm-up that is this run's too."""
+    folders = sorted(file.parent for file in setting.run_folder("").glob("*/warmup.safetensors"))
+    return next((folder for folder in folders if _same_until_warmup_ends(run, read_run(folder))), None)
+
+
+def _same_until_warmup_ends(one: Run, other: Run) -> bool:
+    same = (one.seed, one.size, one.data) == (other.seed, other.size, other.data)
+    return same and share_a_warmup(one.method, other.method)

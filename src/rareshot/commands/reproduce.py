@@ -1,0 +1,209 @@
+"""`rareshot reproduce TABLE`: every row of a table of the paper by one command."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich import box
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as Shown
+
+from rareshot.cells import Step, Todo, fill, found, survey
+from rareshot.commands.fit import note_of
+from rareshot.commands.options import Machine, load_images, parse
+from rareshot.commands.terminal import CONSOLE, STATUS, stoppable
+from rareshot.data.collection import LabelledImages
+from rareshot.data.synthetic import synthetic
+from rareshot.evaluation import PROTOCOLS, Protocol
+from rareshot.experiments import TABLES, Row, Table, cells_of
+from rareshot.scales import SCALES
+from rareshot.setting import Setting, possible
+from rareshot.statistics import Interval
+from rareshot.training import TrainingDivergedError
+
+SMOKE_LESIONS = 60
+"""Of each class of the synthetic set."""
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Fill a table of the paper: fit and evaluate what is missing, then print it beside the paper's figures.
+
+    table1 (all methods, k = 1, 3, 5), table2 (backbone, augmentation, eta), table3 (Dermofit; PAD-UFES-20 may stand in),
+    twins (MAML and DAML beside their transductive twins). What is done is not done again, and tables share cells: stop it when
+    you like (Ctrl-C, SIGTERM, even kill -9), and the same command goes on.
+
+    Example: rareshot reproduce table1 --data isic2018/ --rows maml --rows daml --shots 5
+    """
+
+    table: tyro.conf.Positional[str]
+    """table1, table2, table3 or twins."""
+    data: Path | None = None
+    """A data set: folder, table, .npz or store; see `rareshot data check`. None: synthetic pictures, at the smoke scale only."""
+    train_data: Path | None = None
+    """Train on the common classes of this data set instead: for table3, the other reading of the paper (the ISIC classes)."""
+    scale: Literal["smoke", "laptop", "paper"] = "laptop"
+    """paper: 84 px, 3000 iterations, warm-up 1500. laptop: 64 px, 1000, 500. smoke: 32 px, 20, 10, narrow networks, 20 episodes:
+    shows in minutes that everything runs; its numbers mean nothing."""
+    seeds: int = 3
+    """Training seeds 0 to seeds - 1. With several, an interval is over them."""
+    rows: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A row, by its key; say it once for each. None: all. --dry-run lists them."""
+    shots: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = ()
+    """A k; say it once for each. None: all of the table's."""
+    protocol: Annotated[tuple[Protocol, ...], tyro.conf.UseAppendAction] = ()
+    """How to evaluate, see `rareshot evaluate`; say it once for each. None: paper, full and, where the data allow it, site;
+    paper alone at the smoke scale."""
+    out: Path = Path("results")
+    """Results go to OUT/SCALE/DATA/."""
+    dry_run: bool = False
+    """Compute nothing: list the cells in the order of work with what they share and lack, and print the table as it stands."""
+    machine: tyro.conf.OmitArgPrefixes[Machine] = Machine()
+
+
+def reproduce(args: Sequence[str]) -> None:
+    """Parse and run `rareshot reproduce`."""
+    options = parse(Reproduce, args, "rareshot reproduce")
+    if options.table not in TABLES:
+        raise ValueError(f"no table {options.table!r}; choose from {', '.join(TABLES)}")
+    table = TABLES[options.table]
+    cells = cells_of(table, seeds=options.seeds, rows=options.rows, shots=options.shots)
+    if options.machine.start().type != "cpu":
+        STATUS.print("reproduce runs on the CPU in this version; the GPU is not used")
+    size = SCALES[options.scale].size
+    train = load_images(options.train_data, size, ()) if options.train_data else None
+    setting = Setting.of(table, options.out, options.scale, _images(options, size), train)
+    asked: Sequence[Protocol] = [each for each in PROTOCOLS if each in options.protocol]
+    shots = sorted({cell.shot for cell in cells})
+    protocols = possible(setting, asked or SCALES[options.scale].protocols, shots, strict=bool(asked))
+    rows = {cell.row.key: cell.row for cell in cells}
+    empty: Mapping[str, Exception] = {}
+    if options.dry_run:
+        _show_todos(survey(setting, cells, protocols), setting)
+    else:
+        with stoppable() as stop, _bars(options.table) as show:
+
+            def observe(step: Step) -> None:
+                show(step)
+                stop.raise_if_asked()
+
+            empty = fill(setting, cells, protocols, observe=observe, asked=lambda: bool(stop.number))
+    for protocol in protocols:
+        if protocol != "site":
+            _show(table, setting, protocol, rows, shots, options.seeds)
+    _close(setting, empty)
+
+
+def _images(options: Reproduce, size: int) -> LabelledImages:
+    if options.data is not None:
+        return load_images(options.data, size, ())
+    if options.scale != "smoke":
+        raise ValueError(
+            f"--data: the {options.scale} scale needs a data set, for instance from `rareshot data fetch`; without one, "
+            "--scale smoke draws synthetic pictures"
+        )
+    STATUS.print("synthetic pictures: no patient, and no claim about one")
+    return synthetic(size, lesions=SMOKE_LESIONS)
+
+
+@contextmanager
+def _bars(title: str) -> Iterator[Callable[[Step], None]]:
+    """A bar over all that is missing, with the time left if parts go on taking as long as those so far; and one for the part."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=STATUS, speed_estimate_period=3600) as bars:
+        whole = bars.add_task(f"{title}, runs and evaluations", total=None, note="", visible=False)
+        part = bars.add_task("", total=None, note="", visible=False)
+        now = ""
+        seconds: list[float] = []
+
+        def show(step: Step) -> None:
+            nonlocal now
+            if step.part != now:
+                now = step.part
+                seconds.clear()
+                bars.reset(part, description=f"  {now}", total=step.total, visible=True)
+            seconds.append(step.record.get("seconds", 0.0))
+            is_fit = "auc" not in step.record
+            note = note_of(step.record, seconds[-20:]) if is_fit else f"AUC {step.record['auc']:.3f}"
+            bars.update(part, completed=step.done, note=note)
+            bars.update(whole, completed=step.parts_done + step.done / step.total, total=step.parts, visible=True)
+
+        yield show
+
+
+def _show_todos(todos: Sequence[Todo], setting: Setting) -> None:
+    """What would be done, a line a cell, in order."""
+    CONSOLE.print(f"{setting.folder}, in the order of work:", soft_wrap=True)
+    for cell, run, fit, begins, protocols in todos:
+        told = {"start": f"fit {run}", "checkpoint": f"go on with {run}"}
+        work = [told.get(begins, f"fit {run} from the end of the warm-up of {begins}")] if fit else []
+        judged = f" on {run}" if run and not fit else ""
+        work += [f"evaluate {protocol}{judged}" for protocol in protocols]
+        CONSOLE.print(f"{cell.name}: {'; '.join(work) or 'done'}", soft_wrap=True)
+    parts = sum(todo.fit + len(todo.protocols) for todo in todos)
+    CONSOLE.print(f"{sum(todo.fit for todo in todos)} of {parts} parts are runs to fit", soft_wrap=True)
+
+
+def _show(
+    table: Table, setting: Setting, protocol: Protocol, rows: Mapping[str, Row], shots: Sequence[int], seeds: int
+) -> None:
+    """Rows by k, with the paper's figures where they are about the same data and protocol."""
+    judged, smoke = setting.rare.card.name, setting.scale == "smoke"
+    compared = protocol == "paper" and judged == table.data and not smoke
+    CONSOLE.print(f"\n{table.title}: {setting.data}, {setting.scale} scale, {protocol} protocol", soft_wrap=True)
+    beside = "; beside the paper's figure, ours less the paper's" if compared else ""
+    CONSOLE.print(f"AUC in %, mean (95 % interval), over what{beside}", soft_wrap=True)
+    shown = Shown(show_lines=True, box=box.HORIZONTALS, padding=(0, 1, 0, 0))
+    for column in ("method", *(f"k = {shot}" for shot in shots)):
+        shown.add_column(column, no_wrap=column != "method", overflow="fold")
+    for row in table.rows:
+        if row.key in rows:
+            cells = [
+                _text(found(setting, row, shot, protocol, seeds), row.paper.get(shot) if compared else None)
+                for shot in shots
+            ]
+            is_cut = row.episodes is not None and setting.count(row, protocol) == row.episodes
+            fewer = f"\nfirst {row.episodes} episodes" if is_cut else ""
+            shown.add_row(f"{row.label}\n{row.backbone}{fewer}", *cells)
+    CONSOLE.print(shown)
+    if smoke:
+        CONSOLE.print("smoke scale: these numbers show that everything runs, and nothing else")
+
+
+def _text(ours: Interval | None, paper: float | None) -> str:
+    """A cell in percent: the mean and its interval, over what; the paper's figure, and the mean less that."""
+    lines = ["empty"]
+    if ours is not None:
+        what = ours.kind.removeprefix("over ")
+        over = what if what[:1].isdigit() else f"{ours.n} {what}"
+        lines = [f"{100 * ours.mean:.1f} ({100 * ours.low:.1f} to {100 * ours.high:.1f})", over]
+    if paper is not None:
+        lines.append(f"paper {paper:.2f}" + (f", {100 * ours.mean - paper:+.1f}" if ours is not None else ""))
+    return "\n".join(lines)
+
+
+def _close(setting: Setting, empty: Mapping[str, Exception]) -> None:
+    """Say what stays empty and why, and where the raw lines are.
+
+    Raises:
+        TrainingDivergedError: if a run did.
+    """
+    reasons: dict[str, list[str]] = {}
+    for name, error in empty.items():
+        reasons.setdefault(str(error), []).append(name)
+    for reason, names in reasons.items():
+        CONSOLE.print(f"empty: {', '.join(names)}: {reason}", soft_wrap=True, markup=False)
+    CONSOLE.print(f"raw lines: {setting.folder / 'cells'}; runs: {setting.folder / 'runs'}", soft_wrap=True)
+    for error in empty.values():
+        if isinstance(error, TrainingDivergedError):
+            raise error

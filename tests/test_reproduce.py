@@ -1,0 +1,139 @@
+"""`rareshot reproduce`, end to end on made data: the table it prints, its stop, and the user's mistakes."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_table import SCALE, TINY, lesions, let_maml_diverge
+
+from rareshot.cells import fill, found
+from rareshot.cli import main
+from rareshot.commands import reproduce as command
+from rareshot.experiments import TABLES
+from rareshot.scales import SCALES
+from rareshot.setting import Setting
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`rareshot reproduce ...` with the tiny table, at scales of 16 pixels, on made data wherever a path is given."""
+    monkeypatch.setitem(TABLES, "tiny", TINY)
+    for name in ("smoke", "laptop"):
+        monkeypatch.setitem(SCALES, name, SCALE)
+    monkeypatch.setattr(command, "load_images", lambda path, size, rare: lesions())
+    monkeypatch.setattr(command, "SMOKE_LESIONS", 25)
+    monkeypatch.setattr(command.CONSOLE, "width", 200)
+
+    def run(*args: str) -> int:
+        return main(["reproduce", *args, "--out", str(tmp_path), "--threads", "1"])
+
+    return run
+
+
+def test_the_table_stands_beside_the_papers_figures(
+    cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("tiny", "--data", "made", "--seeds", "1", "--rows", "maml", "--rows", "untrained")
+    assert cli(*asked, "--shots", "2") == 0
+    out = capsys.readouterr().out
+    auc = found(Setting.of(TINY, tmp_path, "laptop", lesions()), TINY.rows[1], 2, "paper", 1)
+    assert auc is not None
+    assert f"{100 * auc.mean:.1f} ({100 * auc.low:.1f} to {100 * auc.high:.1f})" in out
+    assert "3 episodes" in out
+    assert f"paper 60.00, {100 * auc.mean - 60:+.1f}" in out
+    assert f"raw lines: {tmp_path / 'laptop' / 'separable' / 'cells'}" in out
+    assert "99.99" not in out  # daml was not asked for
+
+
+def test_a_table_is_printed_from_summaries_alone(
+    cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("tiny", "--data", "made", "--seeds", "1", "--rows", "untrained")
+    assert cli(*asked) == 0
+    first = capsys.readouterr().out
+    for file in tmp_path.rglob("*.jsonl"):
+        file.unlink()
+    assert cli(*asked) == 0
+    assert capsys.readouterr().out == first
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_smoke_run_says_so_and_stands_beside_nothing(
+    cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("tiny", "--scale", "smoke", "--seeds", "1", "--rows", "untrained", "--rows", "maml", "--shots", "1") == 0
+    told = capsys.readouterr()
+    assert "synthetic pictures: no patient" in told.err
+    assert "these numbers show that everything runs, and nothing else" in told.out
+    assert "paper 50.00" not in told.out
+    assert (tmp_path / "smoke" / "synthetic" / "cells" / "maml-1shot-seed0").is_dir()
+
+
+def test_a_dry_run_lists_the_work_and_does_none(
+    cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("tiny", "--data", "made", "--seeds", "1", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == [
+        "maml-2shot-seed0: fit maml-2shot-seed0; evaluate paper",
+        "daml-2shot-seed0: fit daml-2shot-seed0 from the end of the warm-up of maml-2shot-seed0; evaluate paper",
+    ]
+    assert "svm-2shot-seed0: evaluate paper on supervised-conv4-seed0" in lines
+    assert "untrained-2shot-seed0: evaluate paper" in lines
+    assert "5 of 15 parts are runs to fit" in lines
+    assert sum(line.count("empty") for line in lines) == 10
+    assert any("paper 99.99" in line for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_stops_with_its_exit_code_and_the_same_command_goes_on(
+    cli: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("tiny", "--data", "made", "--seeds", "1", "--rows", "maml", "--shots", "1")
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return fill(*args, **options)
+
+    monkeypatch.setattr(command, "fill", interrupted)
+    assert cli(*asked) == 143
+    run = tmp_path / "laptop" / "separable" / "runs" / "maml-1shot-seed0"
+    assert [file.name for file in run.glob("checkpoint-*")] == ["checkpoint-000001.safetensors"]
+    monkeypatch.setattr(command, "fill", fill)
+    assert cli(*asked) == 0
+    assert len((run / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_run_that_diverged_is_exit_code_1_when_all_else_is_printed(
+    cli: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    let_maml_diverge(monkeypatch)
+    assert cli("tiny", "--data", "made", "--seeds", "1", "--rows", "maml", "--rows", "untrained", "--shots", "1") == 1
+    told = capsys.readouterr()
+    assert "empty: maml-1shot-seed0: training diverged: here" in told.out
+    assert "random start" in told.out
+    assert "rareshot: training diverged: here" in told.err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["table9"], "no table 'table9'; choose from table1, table2, table3, twins"),
+        (["tiny", "--data", "made", "--rows", "gpt"], "tiny has no row 'gpt'; choose from centroid, maml"),
+        (["tiny", "--data", "made", "--shots", "7"], "tiny has no k = 7; choose from 1, 2"),
+        (["tiny", "--data", "made", "--seeds", "0"], "seeds=0 must be at least 1"),
+        (["tiny", "--data", "made", "--scale", "huge"], "invalid choice 'huge'"),
+        (["tiny"], "--data: the laptop scale needs a data set"),
+        ([], "required"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    args: list[str], message: str, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*args) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("rareshot: ")
+    assert message in said
