@@ -1,27 +1,34 @@
 """Pictures for reports: an episode, how training went, how good the answers are (not in the paper).
 
-Each function takes what training and evaluation give and returns a `Figure`: SVG with its alternative text. Colours are
-those of Okabe and Ito (Color Universal Design, 2008), which the colour-blind can tell apart; markers and dashes say the
-same again.
+Each function takes what training and evaluation give and returns a `Figure`: SVG with its alternative text.
 """
 
-import base64
-import io
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from matplotlib import figure as mpl
-from matplotlib.axes import Axes
 from torch import Tensor
 
+from rareshot.drawing import (
+    COLOURS,
+    DASHES,
+    INK,
+    LINE,
+    SOFT,
+    WIDTH,
+    dots,
+    finished,
+    listed,
+    plain,
+    reference,
+    styled,
+)
 from rareshot.evaluation import Query
 from rareshot.metrics import auc, roc
 from rareshot.report import Figure
@@ -33,56 +40,15 @@ Record = Mapping[str, Any]
 """A line of the training log."""
 Cells = Mapping[tuple[str, tuple[str, ...]], Interval]
 """What `evaluation.by_pair` gives: (site, classes) → mean with interval."""
-P = ParamSpec("P")
 
-WIDTH = 4.8
-"""Inches; with text of 9 points it can be read at the width of a telephone."""
-INK, SOFT, LINE = "#1d2429", "#566069", "#d9dee2"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 RIGHT, WRONG = COLOURS[0], COLOURS[1]
-MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 SHOWN = 5
 """Pictures side by side in an episode."""
 WINDOWS = 8
 """Columns of the difficulty map."""
-FONTS = "system-ui, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
-"""What readers see; the layout is made with DejaVu Sans, which is wider."""
-BLOCKY = "image-rendering:crisp-edges;image-rendering:pixelated"
-"""What matplotlib asks of a reader for pictures that it does not enlarge itself."""
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout everywhere
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": SOFT,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "rareshot",
-}
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw under STYLE and leave matplotlib's settings as they were."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-@_styled
+@styled
 def episode_picture(episode: Episode, probabilities: Float[Tensor, "q way"], caption: str = "") -> Figure:
     """One task: the support images of each class, and the first query images of each with the answer to them.
 
@@ -105,7 +71,7 @@ def episode_picture(episode: Episode, probabilities: Float[Tensor, "q way"], cap
         top -= 0.44
         for label, name in enumerate(episode.classes):
             figure.text(
-                0, (top - 0.04) / height, f"true class: {_plain(name)}" if block else _plain(name), va="top", color=SOFT
+                0, (top - 0.04) / height, f"true class: {plain(name)}" if block else plain(name), va="top", color=SOFT
             )
             top -= 0.22
             for column, i in enumerate(torch.nonzero(labels == label)[:SHOWN, 0].tolist()):
@@ -118,18 +84,18 @@ def episode_picture(episode: Episode, probabilities: Float[Tensor, "q way"], cap
                 if block:
                     mark = "✓" if guess[i] == label else "✗"
                     share = 100 * float(probabilities[i, guess[i]])
-                    told = f"{mark} {_plain(episode.classes[int(guess[i])], 12)}\n{share:.0f} %"
+                    told = f"{mark} {plain(episode.classes[int(guess[i])], 12)}\n{share:.0f} %"
                     figure.text(place[0], place[1] - 0.05 / height, told, va="top", size=8, color=colour)
             top -= size + words
         top -= 0.11
     alt = (
-        f"{len(episode.support_y)} support images of {_listed(episode.classes)}, and query images with the class that "
+        f"{len(episode.support_y)} support images of {listed(episode.classes)}, and query images with the class that "
         f"the adapted classifier gives each: {right} of {len(episode.query_y)} are right."
     )
-    return _finished(figure, alt, caption)
+    return finished(figure, alt, caption)
 
 
-@_styled
+@styled
 def learning_curve(records: Sequence[Record], warmup: int, caption: str = "") -> Figure:
     """Query loss of each iteration, smoothed, and validation AUC; a line where the warm-up ends and Eq. (3) begins."""
     iterations = np.array([record["iteration"] for record in records])
@@ -141,7 +107,7 @@ def learning_curve(records: Sequence[Record], warmup: int, caption: str = "") ->
     upper.plot(iterations, loss, color=COLOURS[5], alpha=0.45, linewidth=0.8)
     smooth = _smoothed(loss)
     upper.plot(iterations, smooth, color=COLOURS[0])
-    _reference(upper, math.log(way), "chance")
+    reference(upper, math.log(way), "chance")
     upper.set_ylim(0, max(1.15 * math.log(way), 1.05 * float(np.quantile(loss, 0.98))))
     upper.set_title("Query loss after adaptation")
     ending = ""
@@ -150,7 +116,7 @@ def learning_curve(records: Sequence[Record], warmup: int, caption: str = "") ->
         ending = f"; validation AUC from {points[0][1]:.2f} to {points[-1][1]:.2f}"
     lower.set_title("AUC on held-out lesions")
     lower.set_ylim(min([0.45, *(value for _, value in points)]), 1.0)
-    _reference(lower, 0.5, "chance")
+    reference(lower, 0.5, "chance")
     lower.set(xlabel="iteration", xlim=(0, iterations[-1] * 1.01))
     if 0 < warmup < iterations[-1]:
         for axes in (upper, lower):
@@ -160,10 +126,10 @@ def learning_curve(records: Sequence[Record], warmup: int, caption: str = "") ->
             ha="right", va="top", color=WRONG, size=8.5,
         )  # fmt: skip
     fall = f"smoothed query loss from {smooth[0]:.2f} to {smooth[-1]:.2f} over {iterations[-1]} iterations"
-    return _finished(figure, f"Training: {fall}{ending}.", caption)
+    return finished(figure, f"Training: {fall}{ending}.", caption)
 
 
-@_styled
+@styled
 def difficulty_over_time(records: Sequence[Record], warmup: int, caption: str = "") -> Figure:
     """Mean query loss of each pair of classes in parts of the training: which are hard, and until when."""
     tasks = [(r["iteration"], task) for r in records for task in r["tasks"] if "loss" in task]
@@ -182,16 +148,16 @@ def difficulty_over_time(records: Sequence[Record], warmup: int, caption: str = 
     figure = mpl.Figure(figsize=(WIDTH, 1.05 + 0.36 * len(pairs)), layout="constrained")
     axes = figure.subplots()
     bottom, top = float(np.nanmin(mean)), max(math.log(len(pairs[0])), float(np.nanmax(mean)))
-    places = np.arange(windows), np.arange(len(pairs))
+    edges = np.arange(windows + 1) - 0.5, np.arange(len(pairs) + 1) - 0.5
     shades: dict[str, Any] = {"cmap": "cividis_r", "vmin": bottom, "vmax": top}
-    axes.pcolormesh(*places, np.ma.masked_invalid(mean[order]), edgecolors="white", linewidth=1.5, **shades)
+    axes.pcolormesh(*edges, np.ma.masked_invalid(mean[order]), edgecolors="white", linewidth=1.5, **shades)
     axes.invert_yaxis()
     for row, column in itertools.product(range(len(pairs)), range(windows)):
         value = mean[order[row], column]
         if np.isfinite(value):
             shade = "white" if value > (bottom + top) / 2 else INK
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", size=8, color=shade)
-    axes.set_yticks(range(len(pairs)), [" – ".join(_plain(name, 14) for name in pairs[i]) for i in order], color=INK)
+    axes.set_yticks(range(len(pairs)), [" – ".join(plain(name, 14) for name in pairs[i]) for i in order], color=INK)
     axes.set_xticks(range(windows), [f"{last * (i + 1) / windows:.0f}" for i in range(windows)])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -202,15 +168,15 @@ def difficulty_over_time(records: Sequence[Record], warmup: int, caption: str = 
             "Eq. (3) begins", (warmup / last * windows - 0.5, 1), (0, 3), ("data", "axes fraction"), "offset points",
             ha="right" if warmup > last / 2 else "left", va="bottom", color=WRONG, size=8.5,
         )  # fmt: skip
-    hardest, easiest = (f"{_listed(pairs[i])} ({late[i]:.2f})" for i in (order[0], order[-1]))
+    hardest, easiest = (f"{listed(pairs[i])} ({late[i]:.2f})" for i in (order[0], order[-1]))
     alt = (
         f"Mean query loss of {len(pairs)} class pairs in {windows} parts of the training. "
         f"In the second half {hardest} was hardest, {easiest} easiest."
     )
-    return _finished(figure, alt, caption)
+    return finished(figure, alt, caption)
 
 
-@_styled
+@styled
 def roc_curves(curves: Mapping[str, Sequence[Query]], caption: str = "") -> Figure:
     """Mean ROC curve of each learner, averaged vertically over its episodes, with 95 % bands; areas in the legend.
 
@@ -225,16 +191,16 @@ def roc_curves(curves: Mapping[str, Sequence[Query]], caption: str = "") -> Figu
         rates, mean, half, areas[name] = _mean_roc(queries)
         axes.fill_between(rates, np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1), color=colour, alpha=0.15, lw=0)
         axes.plot(
-            [0, *rates], [0, *mean], color=colour, linestyle=dashes, label=f"{_plain(name)}: area {areas[name]:.3f}"
+            [0, *rates], [0, *mean], color=colour, linestyle=dashes, label=f"{plain(name)}: area {areas[name]:.3f}"
         )
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set(xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (sensitivity)")
     axes.legend(loc="lower right", handlelength=2.4)
     told = ", ".join(f"{name} {area:.3f}" for name, area in areas.items())
-    return _finished(figure, f"Mean ROC curves with the areas: {told}.", caption)
+    return finished(figure, f"Mean ROC curves with the areas: {told}.", caption)
 
 
-@_styled
+@styled
 def pair_bars(results: Mapping[str, Cells], caption: str = "") -> Figure:
     """AUC of each pair of classes over all sites, with its interval, one mark a learner.
 
@@ -243,10 +209,10 @@ def pair_bars(results: Mapping[str, Cells], caption: str = "") -> Figure:
     """
     pairs = sorted({pair for cells in results.values() for site, pair in cells if not site})
     rows = {pair: {name: cells[("", pair)] for name, cells in results.items() if ("", pair) in cells} for pair in pairs}
-    return _dots(rows, list(results), "learner", caption)
+    return dots(rows, list(results), "AUC by class pair and learner", caption)
 
 
-@_styled
+@styled
 def site_bars(cells: Cells, caption: str = "") -> Figure:
     """AUC of each pair over all sites and with every image from one site: a gap between them may be the camera's.
 
@@ -257,7 +223,7 @@ def site_bars(cells: Cells, caption: str = "") -> Figure:
     names = {site: f"site {site}" if site else "all sites" for site in sites}
     pairs = sorted({pair for _, pair in cells})
     rows = {pair: {names[site]: cells[(site, pair)] for site in sites if (site, pair) in cells} for pair in pairs}
-    return _dots(rows, list(names.values()), "site", caption)
+    return dots(rows, list(names.values()), "AUC by class pair and site", caption)
 
 
 def _mean_roc(queries: Sequence[Query]) -> tuple[Array, Array, Array, float]:
@@ -272,71 +238,7 @@ def _mean_roc(queries: Sequence[Query]) -> tuple[Array, Array, Array, float]:
     return rates, np.mean(found, axis=0), half, float(np.mean(areas))
 
 
-def _dots(
-    rows: Mapping[tuple[str, ...], Mapping[str, Interval]], series: Sequence[str], kind: str, caption: str
-) -> Figure:
-    """A mark and its interval for each (row, series)."""
-    step = 0.22
-    pitch = step * len(series) + 0.22
-    figure = mpl.Figure(figsize=(WIDTH, 1.1 + pitch * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    lowest = 0.5
-    for number, name in enumerate(series):
-        places = [row * pitch + number * step for row, cells in enumerate(rows.values()) if name in cells]
-        found = [cells[name] for cells in rows.values() if name in cells]
-        means = np.array([cell.mean for cell in found])
-        halves = np.nan_to_num(np.array([[c.mean - c.low, c.high - c.mean] for c in found]).reshape(-1, 2).T)
-        lowest = min([lowest, *(means - halves[0])])
-        colour = COLOURS[number % len(COLOURS)]
-        axes.errorbar(
-            means, places, xerr=halves, fmt=MARKERS[number % len(MARKERS)], color=colour, label=_plain(name),
-            markersize=5.5, elinewidth=1.6,
-        )  # fmt: skip
-        for mean, high, place in zip(means, means + halves[1], places, strict=True):
-            axes.annotate(
-                f"{mean:.2f}", (high, place), (4, 0), textcoords="offset points", va="center", size=8, color=colour
-            )
-    middles = [row * pitch + step * (len(series) - 1) / 2 for row in range(len(rows))]
-    axes.set_yticks(middles, [" –\n".join(_plain(name) for name in pair) for pair in rows], color=INK)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(middles[-1] + pitch / 2, middles[0] - pitch / 2)
-    axes.spines["left"].set_visible(False)
-    axes.axvline(0.5, color=SOFT, linewidth=1, linestyle=":")
-    axes.set_xlim(math.floor(20 * lowest - 0.01) / 20, 1.06)
-    axes.set_xticks([tick for tick in np.arange(0, 1.01, 0.1) if tick > axes.get_xlim()[0]])
-    axes.set_xlabel("AUC (dotted: chance)")
-    axes.grid(axis="x", color=LINE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside upper left", ncols=3, handletextpad=0.3, columnspacing=1.4)
-    told = [f"{_listed(pair)}, {name}: {cell.mean:.2f}" for pair, cells in rows.items() for name, cell in cells.items()]
-    return _finished(figure, f"AUC by class pair and {kind}. {'; '.join(told)}.", caption)
-
-
-def _reference(axes: Axes, value: float, name: str) -> None:
-    axes.axhline(value, color=SOFT, linewidth=1, linestyle=":")
-    axes.annotate(
-        name, (0, value), (4, 2), ("axes fraction", "data"), "offset points", color=SOFT, size=8.5, va="bottom"
-    )
-
-
 def _smoothed(values: Array) -> Array:
     """Centred moving mean over a fifteenth of the values; shorter at both ends."""
     window = np.ones(max(1, len(values) // 15))
     return np.asarray(np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same"))
-
-
-def _plain(name: str, longest: int = 28) -> str:
-    """As text that matplotlib does not take for a formula, cut where it would not fit."""
-    short = name if len(name) <= longest else f"{name[: longest - 1]}…"
-    return short.replace("$", r"\$")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(names)
-
-
-def _finished(figure: mpl.Figure, alt: str, caption: str) -> Figure:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
-    svg = buffer.getvalue().replace("'DejaVu Sans'", FONTS).replace(BLOCKY, "image-rendering:auto")
-    return Figure("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode(), alt, caption)

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib import figure as mpl
 
 from rareshot.bench.tables import ORDERS, Record
-from rareshot.figures import COLOURS, INK, LINE, SOFT, STYLE
+from rareshot.drawing import COLOURS, INK, LINE, SOFT, STYLE
 
 
 def draw_roofline(records: Sequence[Record], *files: Path) -> None:

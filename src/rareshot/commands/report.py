@@ -1,0 +1,41 @@
+"""`rareshot report RESULTS`: the paper's tables and figures from the raw lines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from rareshot.checkpoint import write_atomically
+from rareshot.commands.options import parse
+from rareshot.commands.terminal import CONSOLE
+from rareshot.reporting import report
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Draw the paper's tables and figures beside its own numbers, from raw lines alone: no image, no learner is read.
+
+    Writes one HTML page that holds all it shows and prints well, and its tables beside it as Markdown and LaTeX: report.html,
+    report.md, report.tex. An empty cell says that it was not run.
+
+    Example: rareshot report results --out report.html
+    """
+
+    results: tyro.conf.Positional[Path]
+    """Folder under which `rareshot reproduce` or `rareshot evaluate` left results, at any depth."""
+    out: Path = Path("report.html")
+    """The page; the tables take its name with .md and .tex."""
+
+
+def report_command(args: Sequence[str]) -> None:
+    """Parse and run `rareshot report`."""
+    options = parse(ReportOptions, args, "rareshot report")
+    if options.out.suffix != ".html" or options.out.is_dir():
+        raise ValueError(f"--out {options.out} must be a file whose name ends in .html, as in --out report.html")
+    drawn = report(options.results)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    texts = {".html": drawn.html, ".md": drawn.markdown, ".tex": drawn.latex}
+    for suffix, text in texts.items():
+        write_atomically(options.out.with_suffix(suffix), text.encode())
+    CONSOLE.print(f"open {options.out}; tables: {', '.join(str(options.out.with_suffix(s)) for s in ('.md', '.tex'))}")

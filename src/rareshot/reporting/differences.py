@@ -1,0 +1,173 @@
+"""Every method beside DAML on the same episodes: paired differences, Holm's correction, critical differences of ranks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rareshot.evaluation import query_scores
+from rareshot.gathered import Array, Evaluation, same_episodes
+from rareshot.paper_figures import critical_difference
+from rareshot.report import Figure, Section, Table
+from rareshot.reporting.lines import EPISODES, Line, Part
+from rareshot.reporting.tables import interval_text, points
+from rareshot.results import read_queries
+from rareshot.statistics import Interval, Paired, average_ranks, bootstrap_pairs_over_groups, paired
+
+RANKED_AT = 5
+"""The k of the critical-difference plot: the paper's main one."""
+HOLM = "p,\N{NO-BREAK SPACE}Holm"
+Pairs = Sequence[tuple[Evaluation, Evaluation]]
+"""A method's evaluation and DAML's, for each training seed that both have."""
+
+
+def difference_sections(part: Part) -> list[Section]:
+    """Paired differences in each protocol, with ranks where whole evaluations allow them; nothing without DAML."""
+    if part.reference is None:
+        return []
+    sections = [_differences(part, part.reference, protocol) for protocol in ("paper", "full")]
+    return [section for section in [*sections, _ranks(part)] if section is not None]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's corrected p-values: the chance of any false alarm among all of them stays below the level.
+
+    The i-th smallest of m is multiplied by m - i + 1, and none is smaller than one before it (Holm, Scandinavian Journal of
+    Statistics 6, 1979).
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for place, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def _differences(part: Part, daml: Line, protocol: str) -> Section | None:
+    found: list[tuple[Line, int, Pairs, Paired]] = []
+    unlike: list[str] = []
+    for line in part.lines:
+        for shot in part.shots if line is not daml else ():
+            pairs = _pairs(line.at(shot, protocol), daml.at(shot, protocol))
+            same = [(first, second) for first, second in pairs if same_episodes(first, second)]
+            if len(same) < len(pairs):
+                unlike.append(f"{line.label} at k = {shot}")
+            if same and _count(same) >= 2:
+                ours, theirs = (_mean(one, _count(same)) for one in zip(*same, strict=True))
+                found.append((line, shot, same, paired(ours, theirs, kind="over episodes")))
+    if not found:
+        return None
+    rows = []
+    for (line, shot, pairs, result), corrected in zip(found, holm([each[-1].p_value for each in found]), strict=True):
+        count = _count(pairs)
+        each = ", ".join(points(100 * float((a.aucs[:count] - b.aucs[:count]).mean())) for a, b in pairs)
+        rows.append(
+            (
+                line.label,
+                str(shot),
+                points(100 * result.mean),
+                each,
+                interval_text(result.interval),
+                interval_text(_over_lesions(pairs[0])),
+                _p(result.p_value),
+                _p(corrected),
+                str(count),
+            )
+        )
+    header = (
+        "Method",
+        "k",
+        "Difference",
+        "each seed",
+        "95 % over episodes",
+        "95 % over lesions",
+        "p",
+        HOLM,
+        "Episodes",
+    )
+    shorter = dict.fromkeys(line.label for line, _, pairs, _ in found if _count(pairs) < EPISODES)
+    text = f"""
+    Mean AUC of each method minus that of {daml.label}, in points, on the same episodes of the {protocol} protocol, with the same
+    training seeds: below 0, {daml.label} is better. Seeds are averaged before the differences are taken. p is of the paired t
+    test; Holm's correction counts the tests of this table: {len(found)}.
+
+    The interval over episodes, and p with it, asks whether other episodes drawn from the same lesions would say the same. The one
+    over lesions, of the first seed, asks for other patients, and is the one to trust for that. Neither asks for other training
+    seeds: only the column with each seed shows those.
+
+    {f"Only the first episodes, those that both methods have, count for {'; '.join(shorter)}." if shorter else ""}
+
+    {f"Left out, since the episodes are not the same: {'; '.join(unlike)}." if unlike else ""}
+    """
+    caption = f"Difference to {daml.label}. {part.name}; points of AUC, {protocol} protocol"
+    return Section(
+        f"Differences to DAML, {protocol} protocol ({part.name})", text, table=Table(caption, header, tuple(rows))
+    )
+
+
+def _ranks(part: Part) -> Section | None:
+    whole = [
+        (line, [each for each in line.at(RANKED_AT, "full") if len(each.results) >= EPISODES]) for line in part.lines
+    ]
+    whole = [(line, found) for line, found in whole if found]
+    if len(whole) < 2:
+        return None
+    first = whole[0][1][0]
+    whole = [(line, found) for line, found in whole if same_episodes(first, found[0])]
+    seeds = set.intersection(*({each.seed for each in found} for _, found in whole))
+    if len(whole) < 2 or not seeds:
+        return None
+    matrix = np.array([_mean([each for each in found if each.seed in seeds], EPISODES) for _, found in whole]).T
+    ranks, distance = average_ranks(matrix)
+    left = [line.label for line in part.lines if line not in [kept for kept, _ in whole] and line.at(RANKED_AT, "full")]
+    named = f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
+    text = f"""
+    In each of the {EPISODES} episodes the methods are ranked by AUC. Methods whose mean ranks lie further apart than Nemenyi's
+    critical difference can be told apart at the 5 % level (Demšar 2006). That test takes the episodes for independent; they
+    share their lesions, so it finds differences more readily than other patients would. Only methods with all {EPISODES}
+    episodes are ranked, by {named}.{f" Not ranked: {'; '.join(left)}." if left else ""}
+    """
+    caption = f"{part.name}, full protocol, k = {RANKED_AT}, {named}. Bars on the right join methods that cannot be told apart."
+    places = {line.label: float(rank) for (line, _), rank in zip(whole, ranks, strict=True)}
+    drawn: Figure = critical_difference(places, distance, EPISODES, caption)
+    return Section(f"Ranks over episodes, full protocol, k = {RANKED_AT} ({part.name})", text, [drawn])
+
+
+def _pairs(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> Pairs:
+    seeds = {each.seed: each for each in second}
+    return [(each, seeds[each.seed]) for each in first if each.seed in seeds]
+
+
+def _mean(evaluations: Sequence[Evaluation], count: int) -> Array:
+    """AUC of each of the first episodes, averaged over training seeds."""
+    mean: Array = np.mean([each.aucs[:count] for each in evaluations], axis=0)
+    return mean
+
+
+def _count(pairs: Pairs) -> int:
+    """Episodes that all of them have."""
+    return min(len(each.results) for pair in pairs for each in pair)
+
+
+def _over_lesions(pair: tuple[Evaluation, Evaluation]) -> Interval | None:
+    """None where what was said of each image was not kept, or is still being written."""
+    if not all(each.finished and each.over_lesions is not None for each in pair):
+        return None
+    scores = []
+    for each in pair:
+        try:
+            queries = read_queries(each.file)
+            scores.append(query_scores(queries)[: _count([pair])])
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{each.file.with_suffix('.queries.jsonl')} is damaged ({error}); evaluate again"
+            ) from error
+        if len(queries) != len(each.results):
+            return None
+    return bootstrap_pairs_over_groups(scores[0], scores[1])
+
+
+def _p(value: float) -> str:
+    return "<\N{NO-BREAK SPACE}0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"

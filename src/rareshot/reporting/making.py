@@ -1,0 +1,79 @@
+"""How the figures of a page came about, and which are missing."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rareshot.report import Section, Table
+from rareshot.reporting.lines import EPISODES, Part
+from rareshot.reporting.training import SAME
+
+
+def making_section(part: Part, folder: Path) -> Section:
+    """Versions, commit, data and seeds of every evaluation of a part, and its empty cells."""
+    found = part.evaluations
+    runs = [each.header["run"] for each in found]
+    sizes = sorted({run["size"] for run in runs})
+    rows = [
+        ("Scale", part.scale),
+        ("Rare classes", _listed(name for each in found for name in each.header["data"]["rare"])),
+        ("Trained on", _listed(run["data"].get("name", "not recorded") for run in runs)),
+        ("Common classes", _listed(name for run in runs for name in run["data"].get("common", ()))),
+        ("Image size", ", ".join(f"{size} px" for size in sizes)),
+        ("Fingerprint of the rare images", _listed(each.header["data"]["fingerprint"] for each in found)),
+        ("Fingerprint of the common images", _listed(run["data"].get("fingerprint", "not recorded") for run in runs)),
+        ("Training seeds", _listed(run["seed"] for run in runs)),
+        ("Seed of the episodes", _listed(each.header["seed"] for each in found)),
+        ("Trained with", _versions(_trained_with(part)) or "not recorded"),
+        ("Evaluated with", _versions(each.header["versions"] for each in found)),
+        ("Evaluations", f"{len(found)}, of {sum(len(each.results) for each in found)} episodes"),
+        (
+            "Transductive methods",
+            _listed(line.label for line in part.lines if not line.evaluations[0].inductive) or "none",
+        ),
+    ]
+    stopped = [each.file.relative_to(folder).as_posix() for each in found if not each.finished]
+    if stopped:
+        rows.append(("Without a summary of all their lines: running, or stopped", "; ".join(stopped)))
+    rows += [(f"Missing from {key}", words) for key, words in _missing(part)]
+    text = f"""
+    Drawn from the raw lines alone, one an episode; a whole evaluation has {EPISODES}. No image, no learner was read.
+
+    For research use; not a medical device. No figure here says how well a patient would be diagnosed.
+    """
+    return Section(f"How it was run ({part.name})", text, table=Table(f"{part.name}", ("What", "Which"), tuple(rows)))
+
+
+def _trained_with(part: Part) -> Iterable[Mapping[str, Any]]:
+    """From the headers, or else from run.json: `rareshot reproduce` keeps them there."""
+    for each in part.evaluations:
+        run = each.header["run"]
+        if "versions" in run:
+            yield run["versions"]
+        for log in part.logs:
+            if all(log.run[name] == run[name] for name in SAME):
+                yield log.run["versions"]
+
+
+def _missing(part: Part) -> Iterable[tuple[str, str]]:
+    for table, _ in part.tables():
+        for protocol in ("paper", "full"):
+            cells = [(row, shot) for row in table.rows for shot in table.shots]
+            empty: dict[str, list[str]] = {}
+            for row, shot in cells:
+                if not any(line.at(shot, protocol) for line in part.of(row.key)):
+                    empty.setdefault(row.key, []).append(str(shot))
+            count = sum(map(len, empty.values()))
+            named = "; ".join(f"{key} (k = {', '.join(shots)})" for key, shots in empty.items())
+            if count:
+                yield f"{table.key}, {protocol} protocol", f"{count} of {len(cells)} cells: {named}"
+
+
+def _versions(found: Iterable[Mapping[str, Any]]) -> str:
+    told = dict.fromkeys(", ".join(f"{name} {number}" for name, number in each.items() if number) for each in found)
+    return "; ".join(told)
+
+
+def _listed(values: Iterable[Any]) -> str:
+    """Each once, in order of first appearance."""
+    return ", ".join(dict.fromkeys(str(value) for value in values))

@@ -1,0 +1,141 @@
+"""What flatters a learner: seeing the other query images, photographs of one lesion on both sides, the camera of a site."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rareshot.evaluation import by_pair
+from rareshot.gathered import Evaluation, same_episodes
+from rareshot.paper_figures import compared
+from rareshot.report import Section, Table
+from rareshot.reporting.lines import TRANSDUCTIVE, Line, Part
+from rareshot.reporting.tables import interval_text, points
+from rareshot.statistics import Interval
+
+Twins = tuple[str, int, Evaluation, Evaluation]
+"""Label, k, and the two evaluations of one training seed."""
+
+
+def twin_sections(part: Part) -> list[Section]:
+    """The comparisons that the evaluations of a part allow."""
+    sections = []
+    transductive = list(_transductive(part))
+    if transductive:
+        text = """
+        A transductive learner normalises each query image by the others, so that its answer depends on which were sent with it.
+        The inductive one answers from that image and the support set alone, which is what a clinic has. Both were trained
+        and judged in their own way, on the same episodes as far as both go.
+        """
+        sections.append(_section(part, "Inductive or transductive", ("inductive", "transductive"), text, transductive))
+    image_level = list(_by_image(part))
+    if image_level:
+        text = """
+        Drawn by image, a photograph of a query lesion may stand in the support set: the learner can then recognise the lesion
+        instead of the disease. The episodes are not the same on both sides, so these are differences of means.
+        """
+        sections.append(_section(part, "One lesion on both sides", ("by lesion", "by image"), text, image_level))
+    sites = _sites(part)
+    if sites is not None:
+        sections.append(sites)
+    return sections
+
+
+def _transductive(part: Part) -> Iterator[Twins]:
+    """Lines whose rows are named as twins, in the `full` protocol where both have it."""
+    for line in part.lines:
+        twins = [
+            twin
+            for twin in part.of(line.row + TRANSDUCTIVE)
+            if len(part.of(line.row)) == 1 or twin.variant == line.variant
+        ]
+        for twin, shot in ((twin, shot) for twin in twins for shot in part.shots):
+            for protocol in ("full", "paper"):
+                pair = _same_seed(line.at(shot, protocol), twin.at(shot, protocol))
+                if pair and same_episodes(*pair):
+                    yield (f"{line.label}{twin.variant}, k = {shot}, {protocol}", shot, *pair)
+                    break
+
+
+def _by_image(part: Part) -> Iterator[Twins]:
+    for line in part.lines:
+        for shot in part.shots:
+            pair = _same_seed(line.at(shot, "paper"), line.at(shot, "paper", by_image=True))
+            if pair:
+                yield (f"{line.label}, k = {shot}", shot, *pair)
+
+
+def _same_seed(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> tuple[Evaluation, Evaluation] | None:
+    """Of the lowest training seed that both have."""
+    seeds = {each.seed: each for each in second}
+    return next(((each, seeds[each.seed]) for each in first if each.seed in seeds), None)
+
+
+def _section(part: Part, heading: str, names: tuple[str, str], text: str, twins: Sequence[Twins]) -> Section:
+    header = ("Method", names[0], "95 %", names[1], "95 %", "Difference", "Training seed")
+    rows: list[tuple[str, ...]] = []
+    marks: dict[tuple[str, ...], dict[str, Interval]] = {}
+    for label, _, first, second in twins:
+        one, other = _best_interval(first), _best_interval(second)
+        marks[(label,)] = {names[0]: one, names[1]: other}
+        apart = 100 * (other.mean - one.mean)
+        cells = (f"{100 * one.mean:.1f}", interval_text(one), f"{100 * other.mean:.1f}", interval_text(other))
+        rows.append((label, *cells, points(apart), str(first.seed)))
+    kinds = sorted({each.kind for cells in marks.values() for each in cells.values()})
+    words = f"{part.name}. Intervals are 95 % {' or '.join(kinds)}."
+    drawn = compared(marks, names, f"{heading}: AUC, {part.name}", words)
+    table = Table(
+        f"{heading}. {part.name}; AUC in %, {part.way}-way. Intervals {' or '.join(kinds)}", header, tuple(rows)
+    )
+    return Section(f"{heading} ({part.name})", text, [drawn], table)
+
+
+def _best_interval(evaluation: Evaluation) -> Interval:
+    """Over lesions, where the summary has it."""
+    return evaluation.over_lesions or evaluation.auc
+
+
+def _sites(part: Part) -> Section | None:
+    rows: list[tuple[str, ...]] = []
+    marks: dict[int, dict[tuple[str, ...], Mapping[str, Interval]]] = {}
+    for line, shot in ((line, shot) for line in part.lines for shot in part.shots):
+        found = line.at(shot, "site")
+        cells = by_pair(found[0].results) if found else {}
+        for pair in sorted({pair for _, pair in cells}):
+            label = f"{line.label}, {' and '.join(pair)}"
+            whole = cells.get(("", pair))
+            places = {site: cell for (site, there), cell in cells.items() if there == pair and site}
+            marks.setdefault(shot, {})[(label,)] = {
+                **({"all sites": whole} if whole else {}),
+                **{f"site {site}": cell for site, cell in places.items()},
+            }
+            rows += [_site_row(line, shot, pair, whole, site, cell, found[0].seed) for site, cell in places.items()]
+    if not rows:
+        return None
+    text = """
+    In many collections the class goes with the site, so that recognising the camera looks like recognising the disease. Here
+    every image of an episode, support and query, is from one site; beside it stands the same pair with images from all sites. A
+    mark well below that of all sites says that the camera did part of the work. The episodes of a site are other ones
+    than those of all sites, so these are differences of means.
+    """
+    header = ("Method", "k", "Classes", "all sites", "95 %", "Site", "one site", "95 %", "Difference", "Training seed")
+    table = Table(f"One site or all. {part.name}; AUC in %, intervals over episodes", header, tuple(rows))
+    shot = max(marks)
+    series = sorted({name for cells in marks[shot].values() for name in cells})
+    words = f"{part.name}, k = {shot}. Intervals are 95 % over episodes."
+    drawn = compared(marks[shot], series, f"AUC within one site and over all at k = {shot}, {part.name}", words)
+    return Section(f"Lesion or camera? ({part.name})", text, [drawn], table)
+
+
+def _site_row(
+    line: Line, shot: int, pair: tuple[str, ...], whole: Interval | None, site: str, cell: Interval, seed: int
+) -> tuple[str, ...]:
+    return (
+        line.label,
+        str(shot),
+        " and ".join(pair),
+        f"{100 * whole.mean:.1f}" if whole else "not run",
+        interval_text(whole),
+        site,
+        f"{100 * cell.mean:.1f}",
+        interval_text(cell),
+        points(100 * (cell.mean - whole.mean)) if whole else interval_text(None),
+        str(seed),
+    )

@@ -1,0 +1,71 @@
+"""Tables as Markdown and as LaTeX, escaped, for papers and READMEs (not in the paper)."""
+
+from collections.abc import Sequence
+
+from rareshot.report import Table
+
+MARKDOWN = {**{char: "\\" + char for char in "\\`*_[]|#~$!"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{char: "\\" + char for char in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "[": "{[}",  # after the line break of a row it would begin an option
+    "]": "{]}",
+    "\N{MINUS SIGN}": "$-$",
+    "\N{EN DASH}": "--",
+    "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
+    "\N{NO-BREAK SPACE}": "~",
+    "η": r"$\eta$",
+    "γ": r"$\gamma$",
+    "ε": r"$\varepsilon$",
+}
+
+
+def markdown(title: str, tables: Sequence[Table]) -> str:
+    """All tables under one heading, each below its caption."""
+    blocks = [f"# {_markdown(title)}"]
+    for table in tables:
+        lines = [table.header, *table.rows]
+        drawn = ["| " + " | ".join(map(_markdown, line)) + " |" for line in lines]
+        drawn.insert(1, "|---" * len(table.header) + "|")
+        blocks += [f"**{_markdown(table.caption)}**", "\n".join(drawn)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def latex(title: str, tables: Sequence[Table]) -> str:
+    """A `table` environment for each, to be read with `\\input`; needs the packages booktabs and graphicx."""
+    blocks = [f"% {' '.join(title.split())}\n% \\usepackage{{booktabs,graphicx}}"]
+    for table in tables:
+        rows = [" & ".join(map(_latex, line)) + r" \\" for line in table.rows]
+        blocks.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    r"\centering",
+                    rf"\caption{{{_latex(table.caption)}}}",
+                    r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                    rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
+                    r"\toprule",
+                    " & ".join(map(_latex, table.header)) + r" \\",
+                    r"\midrule",
+                    *rows,
+                    r"\bottomrule",
+                    r"\end{tabular}}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown(text: str) -> str:
+    return " ".join("".join(MARKDOWN.get(char, char) for char in text).split(None))
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(char, char) for char in " ".join(text.split(" ")).replace("\n", " "))

@@ -1,0 +1,173 @@
+"""Raw lines under a folder: all are found, none that is damaged or contradictory is taken."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_results import write_evaluation, write_log
+
+from rareshot.gathered import gather, same_episodes
+
+
+def _edit(file: Path, number: int, change: Callable[[dict[str, Any]], Any]) -> None:
+    lines = file.read_text().splitlines()
+    values = json.loads(lines[number])
+    change(values)
+    lines[number] = json.dumps(values)
+    file.write_text("\n".join(lines) + "\n")
+
+
+def test_evaluations_are_found_at_any_depth_and_under_any_name(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "a" / "b", "maml", 1.0)
+    write_evaluation(tmp_path, "daml", 1.0).rename(tmp_path / "moved.jsonl")
+    write_log(tmp_path / "runs" / "maml", "maml")
+    (tmp_path / "search.jsonl").write_text('{"candidate": 1}\n')
+    found = gather(tmp_path)
+    assert sorted((each.row, each.finished) for each in found.evaluations) == [("daml", False), ("maml", True)]
+    assert [len(log.records) for log in found.logs] == [20]
+
+
+def test_values_are_those_of_the_lines(tmp_path: Path) -> None:
+    file = write_evaluation(tmp_path, "maml", 1.0, seed=3, shot=1, protocol="full")
+    (found,) = gather(tmp_path).evaluations
+    assert (found.seed, found.shot, found.protocol, found.scale, found.data) == (3, 1, "full", "laptop", "isic2018")
+    areas = [json.loads(line)["metrics"]["auc"] for line in file.read_text().splitlines()[1:]]
+    assert found.aucs.tolist() == areas
+    assert found.over_lesions is not None
+    assert (found.over_lesions.n, found.over_lesions.mean) == (12, pytest.approx(np.mean(areas)))
+
+
+def test_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+    file = write_evaluation(tmp_path, "maml", 1.0, summary=False)
+    file.write_text(file.read_text()[:-10])
+    (found,) = gather(tmp_path).evaluations
+    assert (len(found.results), found.finished) == (5, False)
+
+
+def test_summary_of_fewer_episodes_gives_no_interval_for_all(tmp_path: Path) -> None:
+    short = write_evaluation(tmp_path / "short", "maml", 1.0, episodes=4)
+    summary = short.with_suffix(".summary.json").read_text()
+    write_evaluation(tmp_path / "long", "maml", 1.0).with_suffix(".summary.json").write_text(summary)
+    short.unlink()
+    (found,) = gather(tmp_path).evaluations
+    assert (len(found.results), found.finished, found.over_lesions) == (6, False, None)
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "told"),
+    [
+        (0, lambda h: h["run"].update(seed="0"), "run.seed='0' should be of kind int"),
+        (0, lambda h: h["run"].update(seed=True), "run.seed=True should be of kind int"),
+        (0, lambda h: h.update(data=None), "data=None should be of kind dict"),
+        (0, lambda h: h["data"].pop("fingerprint"), "data.fingerprint=None should be of kind str"),
+        (0, lambda h: h.update(protocol="best"), "protocol='best'"),
+        (0, lambda h: h.update(row=3), "row=3 in its first line is not a name"),
+        (0, lambda h: h.pop("run"), "its first line does not say of what it is"),
+        (2, lambda r: r["metrics"].update(auc=float("nan")), "line 3, is not an episode of what the first line says"),
+        (2, lambda r: r["metrics"].update(auc=1.5), "line 3, is not an episode"),
+        (2, lambda r: r.update(episode=0), "line 3, is not an episode"),
+        (2, lambda r: r.update(protocol="full"), "line 3, is not an episode"),
+        (2, lambda r: r["metrics"].pop("ece"), "line 3, is damaged"),
+        (2, lambda r: r.update(metrics=7), "line 3, is damaged"),
+        (2, lambda r: r.pop("site"), "line 3, is damaged"),
+    ],
+)
+def test_wrong_value_is_refused_by_file_and_line(
+    tmp_path: Path, number: int, change: Callable[[dict[str, Any]], Any], told: str
+) -> None:
+    file = write_evaluation(tmp_path, "maml", 1.0, summary=False)
+    _edit(file, number, change)
+    with pytest.raises(ValueError, match=f"{re.escape(str(file))}.*{re.escape(told)}"):
+        gather(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"{\n", b"[1]\n", b"\xff\xfe\n", b"", b"null\n"])
+def test_file_with_the_name_of_an_evaluation_must_be_one(tmp_path: Path, text: bytes) -> None:
+    file = tmp_path / "paper-2way-5shot.jsonl"
+    file.write_bytes(text)
+    with pytest.raises(ValueError, match=r"paper-2way-5shot\.jsonl.* is damaged"):
+        gather(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s["metrics"]["auc"].update(mean=0.99),
+        lambda s: s["auc_over_lesions"].update(mean=0.99),
+        lambda s: s["run"].update(seed=9),
+        lambda s: s["pairs"].append(s["pairs"][0]),
+        lambda s: s["pairs"].clear(),
+    ],
+)
+def test_summary_that_disagrees_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    file = write_evaluation(tmp_path, "maml", 1.0).with_suffix(".summary.json")
+    summary = json.loads(file.read_text())
+    change(summary)
+    file.write_text(json.dumps(summary))
+    with pytest.raises(
+        ValueError, match=f"{re.escape(str(file))} is not a summary of paper-2way-5shot.jsonl; remove it"
+    ):
+        gather(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"x"', '{"pairs": 3}'])
+def test_damaged_summary_is_refused(tmp_path: Path, text: str) -> None:
+    write_evaluation(tmp_path, "maml", 1.0).with_suffix(".summary.json").write_text(text)
+    with pytest.raises(ValueError, match=r"paper-2way-5shot\.summary\.json.* is damaged"):
+        gather(tmp_path)
+
+
+def test_folder_without_evaluations_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no evaluation; run `rareshot evaluate`"):
+        gather(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"nowhere is not a folder"):
+        gather(tmp_path / "nowhere")
+
+
+def test_copy_of_an_evaluation_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_evaluation(tmp_path / name, "maml", 1.0)
+    with pytest.raises(ValueError, match=r"one/.* and .*two/.* hold the same evaluation; move one of them away"):
+        gather(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['{"iteration": "1"}', '{"iteration": 1, "tasks": [3]}', "3", "{"])
+def test_damaged_log_is_refused(tmp_path: Path, line: str) -> None:
+    write_evaluation(tmp_path, "maml", 1.0)
+    write_log(tmp_path / "run", "maml")
+    with (tmp_path / "run" / "log.jsonl").open("a") as log:
+        log.write(line + "\n")
+    with pytest.raises(ValueError, match=r"log\.jsonl, line 21, is damaged"):
+        gather(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"row": "finetune"}', "[]", '{"row": 1, "shot": 1, "step": 0, "loss": 1, "auc": 1, "runs": 3}']
+)
+def test_damaged_fine_tuning_is_refused(tmp_path: Path, line: str) -> None:
+    write_evaluation(tmp_path, "maml", 1.0)
+    (tmp_path / "fig3.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"fig3\.jsonl, line 1, is damaged"):
+        gather(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ({"seed": 2}, True),
+        ({"episodes": 4}, True),
+        ({"fingerprint": "another"}, False),
+        ({"shot": 3}, False),
+        ({"protocol": "full"}, False),
+        ({"classes": ("a", "c", "b")}, False),
+    ],
+)
+def test_episodes_are_the_same_if_data_seed_and_shape_are(tmp_path: Path, other: dict[str, Any], same: bool) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0)
+    write_evaluation(tmp_path / "2", "daml", 1.0, **other)
+    first, second = gather(tmp_path).evaluations
+    assert same_episodes(first, second) is same

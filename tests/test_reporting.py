@@ -1,0 +1,329 @@
+"""The report: the right figures in the right cells, scales apart, hostile names as text, nothing written half."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_results import write_evaluation, write_log
+from test_report import HOSTILE, Checked
+
+from rareshot.cli import main
+from rareshot.gathered import gather
+from rareshot.report import Section, Table
+from rareshot.reporting import report
+from rareshot.reporting.differences import difference_sections, holm
+from rareshot.reporting.lines import Part, parts_of
+from rareshot.reporting.making import making_section
+from rareshot.reporting.tables import table_sections
+from rareshot.reporting.training import fine_tuning_sections, training_sections
+from rareshot.reporting.twins import twin_sections
+from rareshot.statistics import paired
+from rareshot.tables_text import latex, markdown
+
+
+def _part(folder: Path) -> Part:
+    (part,) = parts_of(gather(folder))
+    return part
+
+
+def _cell(section: Section, row: str, column: str) -> str:
+    """The one cell of a row, by its first cell, under a heading."""
+    assert section.table is not None
+    (cells,) = [cells for cells in section.table.rows if cells[0].replace("\xa0", " ") == row]
+    return cells[[name.replace("\xa0", " ") for name in section.table.header].index(column)].replace("\xa0", " ")
+
+
+def _auc(file: Path) -> np.ndarray:
+    return np.array([json.loads(line)["metrics"]["auc"] for line in file.read_text().splitlines()[1:]])
+
+
+def _named(sections: Sequence[Section], start: str) -> Section:
+    (found,) = [section for section in sections if section.heading.startswith(start)]
+    return found
+
+
+def test_table_has_the_papers_figure_the_mean_over_seeds_and_their_difference(tmp_path: Path) -> None:
+    files = [write_evaluation(tmp_path / str(seed), "maml", 1.0, seed=seed) for seed in (0, 1)]
+    glance, detail = (table := table_sections(_part(tmp_path)))[0], table[1]
+    means = [100 * _auc(file).mean() for file in files]
+    assert glance.table is not None
+    assert glance.table.header[:3] == ("Method", "Backbone", "k\xa0=\xa01: paper")
+    (cells,) = [cells for cells in glance.table.rows if cells[0] == "MAML"]
+    assert cells[2:7] == ("63.77", "not\xa0run", "77.98", "not\xa0run", "81.20")
+    shown = np.mean(means)
+    assert cells[7] == f"{shown:.1f} ({shown - 81.20:+.1f}; 6 episodes)".replace("-", "−")
+    assert _cell(detail, "MAML", "each seed") == ", ".join(f"{mean:.1f}" for mean in means)
+    assert "training seed 0 alone" in " ".join(detail.text.split())
+
+
+def test_interval_over_lesions_is_that_of_the_first_seeds_summary(tmp_path: Path) -> None:
+    files = [write_evaluation(tmp_path / str(seed), "maml", 1.0, seed=seed) for seed in (2, 1)]
+    told = json.loads(files[1].with_suffix(".summary.json").read_text())["auc_over_lesions"]
+    detail = table_sections(_part(tmp_path))[1]
+    assert _cell(detail, "MAML", "95 % over lesions") == f"{100 * told['low']:.1f} to {100 * told['high']:.1f}"
+    assert "training seed 1 alone" in " ".join(detail.text.split())
+
+
+def test_scales_data_sets_and_ways_never_share_a_table(tmp_path: Path) -> None:
+    small = write_evaluation(tmp_path / "1", "maml", 0.5)
+    large = write_evaluation(tmp_path / "2", "maml", 2.0, scale="paper")
+    write_evaluation(tmp_path / "3", "maml", 1.0, data="dermofit")
+    parts = parts_of(gather(tmp_path))
+    assert [part.name for part in parts] == [
+        "isic2018, scale paper",
+        "dermofit, scale laptop",
+        "isic2018, scale laptop",
+    ]
+    for part, file in ((parts[0], large), (parts[2], small)):
+        sections = table_sections(part)
+        assert all(part.name in section.heading for section in sections)
+        assert all(section.table is not None and part.name in section.table.caption for section in sections)
+        assert _cell(_named(sections, "Table 1 at k = 5"), "MAML", "paper: mean").startswith(
+            f"{100 * _auc(file).mean():.1f}"
+        )
+
+
+def test_papers_figures_stand_only_beside_the_data_they_are_about(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "maml", 1.0, data="synthetic")
+    for section in table_sections(_part(tmp_path)):
+        assert section.table is not None
+        assert "81.2" not in str(section.table)
+        assert not any(
+            "paper" in name and "protocol" not in name and "mean" not in name for name in section.table.header
+        )
+
+
+def test_dermofit_is_table_3(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "daml", 1.0, data="dermofit")
+    assert "82.76" in str(_named(table_sections(_part(tmp_path)), "Table 3: ").table)
+
+
+def test_data_that_no_table_is_about_has_its_own(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "maml", 1.0, data="mine")
+    assert [section.heading for section in table_sections(_part(tmp_path))] == [
+        "Other rows at k = 5 with intervals (mine, scale laptop)"
+    ]
+
+
+def test_plain_evaluations_of_two_variants_are_told_apart(tmp_path: Path) -> None:
+    for decay in (0.1, 1.0):
+        write_evaluation(tmp_path / str(decay), "maml", 1.0 + decay, plain=True, method={"decay": decay})
+    assert [line.label.replace("\xa0", " ") for line in _part(tmp_path).lines] == [
+        "MAML (decay = 0.1)",
+        "MAML (decay = 1)",
+    ]
+
+
+def test_plain_evaluation_of_a_rows_run_joins_its_row(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "cells", "daml-eta7", 1.0)
+    write_evaluation(tmp_path / "runs", "daml-eta7", 1.0, plain=True, by_image=True)
+    (line,) = _part(tmp_path).lines
+    assert (line.row, len(line.evaluations)) == ("daml-eta7", 2)
+
+
+def test_two_files_for_one_cell_are_refused(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "one", "maml", 1.0)
+    write_evaluation(tmp_path / "two", "maml", 1.0, plain=True)
+    with pytest.raises(
+        ValueError, match=r"one/.* and .*two/.* both hold MAML, paper protocol, k = 5, seed 0; move one"
+    ):
+        parts_of(gather(tmp_path))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_stepping_down_rejects(p_values: list[float]) -> None:
+    """The procedure as Holm wrote it, at many levels."""
+    corrected = holm(p_values)
+    for level in (0.01, 0.05, 0.2, 0.5):
+        rejected: set[int] = set()
+        for place, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+            if (len(p_values) - place) * p_values[i] > level:
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(corrected) if p <= level} == rejected
+
+
+def test_difference_is_paired_over_the_episodes_that_both_have(tmp_path: Path) -> None:
+    maml = write_evaluation(tmp_path / "1", "maml", 2.0)
+    daml = write_evaluation(tmp_path / "2", "daml", 1.0, episodes=9)
+    (section,) = difference_sections(_part(tmp_path))
+    expected = paired(_auc(maml), _auc(daml)[:6], "over episodes")
+    low, high = (f"{100 * each:.1f}".replace("-", "−") for each in (expected.interval.low, expected.interval.high))
+    assert _cell(section, "MAML", "Difference") == f"{100 * expected.mean:+.1f}"
+    assert _cell(section, "MAML", "95 % over episodes") == f"{low} to {high}"
+    assert _cell(section, "MAML", "Episodes") == "6"
+    assert "Only the first episodes" in section.text
+
+
+def test_seeds_are_averaged_before_the_difference_and_only_those_of_both(tmp_path: Path) -> None:
+    maml = [write_evaluation(tmp_path / f"m{seed}", "maml", 2.0, seed=seed) for seed in (0, 1)]
+    daml = [write_evaluation(tmp_path / f"d{seed}", "daml", 1.0, seed=seed) for seed in (1, 0, 2)]
+    (section,) = difference_sections(_part(tmp_path))
+    means = [100 * (_auc(maml[0]) - _auc(daml[1])).mean(), 100 * (_auc(maml[1]) - _auc(daml[0])).mean()]
+    assert _cell(section, "MAML", "each seed") == ", ".join(f"{mean:+.1f}" for mean in means)
+    assert _cell(section, "MAML", "Difference") == f"{np.mean(means):+.1f}"
+
+
+def test_other_episodes_are_not_paired(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0, classes=("a", "c", "b"))
+    write_evaluation(tmp_path / "2", "anil", 1.0)
+    write_evaluation(tmp_path / "3", "daml", 1.0)
+    (section,) = difference_sections(_part(tmp_path))
+    assert section.table is not None
+    assert [row[0] for row in section.table.rows] == ["ANIL"]
+    assert "Left out, since the episodes are not the same: MAML at k = 5" in " ".join(section.text.split())
+
+
+def test_damaged_queries_are_refused(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0).with_suffix(".queries.jsonl").write_text("{\n")
+    write_evaluation(tmp_path / "2", "daml", 1.0)
+    with pytest.raises(ValueError, match=r"1/paper-2way-5shot\.queries\.jsonl is damaged"):
+        difference_sections(_part(tmp_path))
+
+
+def test_only_whole_evaluations_are_ranked(tmp_path: Path) -> None:
+    for row, shift in (("maml", 2.0), ("daml", 1.0)):
+        write_evaluation(tmp_path / row, row, shift, protocol="full", episodes=600, summary=False)
+    write_evaluation(tmp_path / "anil", "anil", 1.5, protocol="full", episodes=30, summary=False)
+    section = difference_sections(_part(tmp_path))[-1]
+    assert section.heading == "Ranks over episodes, full protocol, k = 5 (isic2018, scale laptop)"
+    assert re.search(r"over 600 episodes, 1 is best: MAML 1\.\d\d, DAML 1\.\d\d\.", section.figures[0].alt)
+    assert "Not ranked: ANIL" in " ".join(section.text.split())
+
+
+def test_twins_stand_beside_each_other(tmp_path: Path) -> None:
+    ours = write_evaluation(tmp_path / "1", "maml", 1.0)
+    theirs = write_evaluation(tmp_path / "2", "maml-transductive", 2.0, inductive=False)
+    images = write_evaluation(tmp_path / "3", "maml", 1.5, by_image=True)
+    transductive, lesions = twin_sections(_part(tmp_path))
+    one, other, image = (100 * _auc(file).mean() for file in (ours, theirs, images))
+    row = "MAML, k = 5, paper"
+    assert (_cell(transductive, row, "inductive"), _cell(transductive, row, "transductive")) == (
+        f"{one:.1f}",
+        f"{other:.1f}",
+    )
+    assert _cell(transductive, row, "Difference") == f"{other - one:+.1f}"
+    assert _cell(lesions, "MAML, k = 5", "by image") == f"{image:.1f}"
+
+
+def test_one_site_stands_beside_all(tmp_path: Path) -> None:
+    file = write_evaluation(tmp_path, "maml", 1.0, protocol="site", episodes=12, classes=("a", "b", "c"), summary=False)
+    lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    mean = np.mean(
+        [line["metrics"]["auc"] for line in lines if (line["site"], line["classes"]) == ("north", ["a", "b"])]
+    )
+    (section,) = twin_sections(_part(tmp_path))
+    assert section.table is not None
+    (row,) = [row for row in section.table.rows if row[2] == "a and b"]
+    assert (row[5], row[6]) == ("north", f"{100 * mean:.1f}")
+    assert "MAML, a and b, site north" in section.figures[0].alt
+
+
+def test_daml_begins_where_the_warm_up_of_maml_ends(tmp_path: Path) -> None:
+    for row, first, last in (("maml", 1, 20), ("daml", 11, 20)):
+        write_evaluation(tmp_path / "cells" / row, row, 1.0)
+        write_log(tmp_path / "runs" / row, row, first=first, last=last)
+    (section,) = training_sections(_part(tmp_path))
+    curves, difficulty = section.figures
+    assert "MAML from 0.550 to 0.700; DAML from 0.650 to 0.700" in curves.alt
+    assert "The first 10 iterations are those of the run of MAML." in difficulty.caption
+
+
+def test_runs_of_another_seed_are_not_drawn_with_these(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "cells", "maml", 1.0)
+    write_log(tmp_path / "runs", "maml", seed=4)
+    assert training_sections(_part(tmp_path)) == []
+
+
+def test_fine_tuning_is_drawn_only_if_it_was_measured(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "maml", 1.0)
+    assert fine_tuning_sections(gather(tmp_path)) == []
+    line = {"row": "finetune", "shot": 1, "step": 0, "loss": 0.7, "auc": 0.5, "runs": 30}
+    (tmp_path / "fig3.jsonl").write_text(json.dumps(line) + "\n")
+    (section,) = fine_tuning_sections(gather(tmp_path))
+    assert section.heading.startswith("Fig. 3")
+    assert "k = 1: loss 0.70" in section.figures[0].alt
+
+
+def test_making_says_what_is_missing_and_what_was_stopped(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "cells", "maml", 1.0, summary=False)
+    write_log(tmp_path / "runs", "maml")
+    section = making_section(_part(tmp_path), tmp_path)
+    assert section.table is not None
+    told = dict(section.table.rows)
+    assert told["Trained with"] == "rareshot 0, commit abc"
+    assert told["Without a summary of all their lines: running, or stopped"] == "cells/paper-2way-5shot.jsonl"
+    assert told["Missing from table2, paper protocol"].startswith("6 of 7 cells: maml-resblocks-noaug (k = 5)")
+    assert "maml (k = 1, 3);" in told["Missing from table1, paper protocol"]
+    assert "not a medical device" in section.text
+
+
+def test_hostile_names_are_text_on_the_page_and_in_the_tables(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, HOSTILE, 1.0, data="a & b_%|", classes=("<script>", "$x", "c"))
+    drawn = report(tmp_path)
+    assert Checked(drawn.html).all("script") == []
+    assert any(HOSTILE in text for text in Checked(drawn.html).texts)
+    assert "<script" not in drawn.markdown
+    assert r"a \& b\_\%\textbar{}" in drawn.latex
+
+
+NASTY = st.text(st.sampled_from("ab \\{}[]&%$#_~^<>|`*\"'η−–\n\u00a0"), max_size=12)
+TABLE = st.builds(
+    lambda c, h, r: Table(c, h, (r, h)), NASTY, st.tuples(NASTY, NASTY, NASTY), st.tuples(NASTY, NASTY, NASTY)
+)
+
+
+@given(TABLE)
+def test_latex_is_balanced_whatever_a_cell_holds(table: Table) -> None:
+    text = latex("t", [table])
+    body = text[text.index(r"\begin{table}") :].replace(r"\\", "")
+    bare = re.sub(r"\\[&%$#_{}]", "", body)
+    depth = 0
+    for char in bare:
+        depth += {"{": 1, "}": -1}.get(char, 0)
+        assert depth >= 0
+    assert depth == 0
+    rows = [
+        line
+        for line in re.sub(r"\\[&%$#_{}]", "", text.replace(r"\textbackslash{}", "")).splitlines()
+        if line.endswith(r"\\")
+    ]
+    assert [row.count("&") for row in rows] == [2, 2, 2]
+    assert bare.count("$") % 2 == 0
+
+
+@given(TABLE)
+def test_markdown_rows_have_as_many_cells_as_headings(table: Table) -> None:
+    lines = [line for line in markdown("t", [table]).splitlines() if line.startswith("|")]
+    assert [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines] == [4, 4, 4, 4]
+
+
+def test_report_writes_page_and_tables_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_evaluation(tmp_path / "results", "maml", 1.0)
+    assert main(["report", str(tmp_path / "results"), "--out", str(tmp_path / "new" / "page.html")]) == 0
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["page.html", "page.md", "page.tex"]
+    assert not re.search(r'(?:src|href)="(?!data:)', (tmp_path / "new" / "page.html").read_text())
+    assert "page.md" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_refused_report_writes_nothing_and_says_why_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_evaluation(tmp_path / "results", "maml", 1.0)
+    file.write_text(file.read_text() + "{\n")
+    assert main(["report", str(tmp_path / "results"), "--out", str(tmp_path / "page.html")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"rareshot: {file}, line 8, is damaged")
+    assert said.count("\n") == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["results"]
+
+
+def test_page_must_be_a_html_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_evaluation(tmp_path, "maml", 1.0)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.tex")]) == 2
+    assert "must be a file whose name ends in .html" in capsys.readouterr().err
