@@ -37,6 +37,12 @@ def answers(draw, ways=(2, 3, 4)):
     return odds / odds.sum(axis=1, keepdims=True), labels
 
 
+def odds(p):
+    """Logarithm of the odds of class 1 of two, down to the smallest numbers that are told apart."""
+    first, second = np.log(np.clip(p, 1e-300, None)).T
+    return second - first
+
+
 def two_way(positive):
     positive = np.asarray(positive, dtype=float)
     return np.stack([1 - positive, positive], axis=1)
@@ -47,7 +53,7 @@ def two_way(positive):
 def test_figures_equal_those_of_scikit_learn(answer):
     p, y = answer
     way = p.shape[1]
-    area = oracle.roc_auc_score(y, p[:, 1] if way == 2 else p, multi_class="ovr")
+    area = oracle.roc_auc_score(y, odds(p) if way == 2 else p, multi_class="ovr")
     assert auc(p, y) == pytest.approx(area, abs=1e-12)
     assert accuracy(p, y) == pytest.approx(oracle.accuracy_score(y, p.argmax(1)))
     assert balanced_accuracy(p, y) == pytest.approx(oracle.balanced_accuracy_score(y, p.argmax(1)))
@@ -68,7 +74,7 @@ def test_two_way_brier_is_twice_that_of_scikit_learn(answer):
 def test_roc_equals_scikit_learn_and_its_area_is_auc(answer):
     p, y = answer
     fpr, tpr = roc(p, y)
-    their_fpr, their_tpr, _ = oracle.roc_curve(y, p[:, 1], drop_intermediate=False)
+    their_fpr, their_tpr, _ = oracle.roc_curve(y, odds(p), drop_intermediate=False)
     np.testing.assert_allclose(fpr, their_fpr, atol=1e-12)
     np.testing.assert_allclose(tpr, their_tpr, atol=1e-12)
     assert np.trapezoid(tpr, fpr) == pytest.approx(auc(p, y))
@@ -80,8 +86,8 @@ def test_sensitivity_is_the_best_of_all_thresholds(answer, specificity):
     p, y = answer
     best = []
     for label in range(p.shape[1]):
-        score, positive = p[:, label], y == label
-        calls = [score >= threshold for threshold in [*score, 2.0]]
+        score, positive = p[:, label] if p.shape[1] > 2 else (2 * label - 1) * odds(p), y == label
+        calls = [score >= threshold for threshold in [*score, np.inf]]
         best.append(max(call[positive].mean() for call in calls if (~call[~positive]).mean() >= specificity))
     assert sensitivity_at_specificity(p, y, specificity=specificity) == pytest.approx(np.mean(best))
 
@@ -124,6 +130,14 @@ def test_which_class_of_two_is_positive_changes_nothing():
 def test_saturated_probabilities_count_half():
     assert auc(two_way([1.0, 1.0, 0.0, 0.0]), np.array([1, 0, 1, 0])) == 0.5
     assert auc(two_way([1.0] * 6), np.array([0, 1] * 3)) == 0.5
+
+
+def test_answers_that_are_sure_keep_their_order():
+    """In float32 both are 1.0 in one column; the other column still tells them apart."""
+    p = torch.tensor([[0.0, 30.0], [0.0, 40.0]]).softmax(1)
+    assert p[0, 1] == p[1, 1]
+    assert auc(p, np.array([0, 1])) == 1.0
+    assert auc(p, np.array([1, 0])) == 0.0
 
 
 def test_nine_of_ten_is_a_specificity_of_ninety_percent():

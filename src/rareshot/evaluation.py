@@ -21,7 +21,7 @@ import torch
 
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.metrics import all_metrics
+from rareshot.metrics import all_metrics, ranking
 from rareshot.statistics import Interval, QueryScores, interval
 from rareshot.types import Learner
 
@@ -56,7 +56,7 @@ class RunResult:
 
 
 class Query(NamedTuple):
-    """What an episode's intervals over lesions need: probability of class 1, label and group of each query image."""
+    """What an episode's intervals over lesions need: `metrics.ranking` of class 1, label and group of each query image."""
 
     scores: list[float]
     labels: list[int]
@@ -126,7 +126,7 @@ def _run(learner: Learner, item: Plan, protocol: Protocol) -> tuple[RunResult, Q
     groups = item.episodes.images.groups[np.concatenate(drawn.query)]
     metrics = all_metrics(probabilities, episode.query_y)
     result = RunResult(protocol, item.episode, episode.classes, item.site, len(groups), seconds, metrics)
-    return result, Query(probabilities[:, 1].tolist(), episode.query_y.tolist(), groups.tolist())
+    return result, Query(ranking(probabilities)[:, 1].tolist(), episode.query_y.tolist(), groups.tolist())
 
 
 def _site_plan(images: LabelledImages, shot: int, seed: int, count: int) -> list[Plan]:

@@ -231,7 +231,7 @@ def _mean_roc(queries: Sequence[Query]) -> tuple[Array, Array, Array, float]:
     rates = np.linspace(0, 1, 201)
     found, areas = [], []
     for query in queries:
-        probabilities = np.array([[1 - score, score] for score in query.scores])
+        probabilities = 1 / (1 + np.exp(np.outer(query.scores, [1, -1])))
         found.append(np.interp(rates, *roc(probabilities, np.array(query.labels))))
         areas.append(auc(probabilities, np.array(query.labels)))
     half = 1.96 * np.std(found, axis=0) / math.sqrt(len(found))

@@ -24,9 +24,8 @@ ECE_BINS = 15
 def auc(probabilities: Array | Tensor, labels: Array | Tensor) -> float:
     """Area under the ROC curve, in [0, 1]; one-vs-rest mean when way > 2.
 
-    The chance that an image of class 1 has a higher probability of class 1 than an image of class 0; ties count half,
-    also those that appear because probabilities saturate at 0 or 1. For way = 2 it does not matter which class is
-    called positive, as long as both columns have the same ties.
+    The chance that an image of class 1 is ranked above an image of class 0, by `ranking`; ties count half. For way = 2 it
+    does not matter which class is called positive.
 
     Raises:
         ValueError: if a class has no image in `labels` (the area is then undefined).
@@ -37,8 +36,23 @@ def auc(probabilities: Array | Tensor, labels: Array | Tensor) -> float:
     """
     p, y = _checked(probabilities, labels)
     _need_every_class(p, y, "AUC")
+    scores = ranking(p)
     positives = [1] if p.shape[1] == 2 else range(p.shape[1])
-    return float(np.mean([_rank_auc(p[:, label], y == label) for label in positives]))
+    return float(np.mean([_rank_auc(scores[:, label], y == label) for label in positives]))
+
+
+def ranking(probabilities: Array | Tensor) -> Array:
+    """(n, way) what images are ranked by: log p1 - log p0 for two classes, the probabilities themselves for more.
+
+    A sure classifier's p1 is rounded to 1 long before its p0 is rounded to 0; the ratio keeps the order that one column alone
+    loses. It is finite: below 1e-300 nothing is told apart.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    if p.shape[1] != 2:
+        return p
+    logs = np.log(np.maximum(p, 1e-300))
+    odds = logs[:, 1] - logs[:, 0]
+    return np.stack([-odds, odds], axis=1)
 
 
 def accuracy(probabilities: Array | Tensor, labels: Array | Tensor) -> float:
@@ -64,7 +78,7 @@ def sensitivity_at_specificity(
 ) -> float:
     """Share of a class that is found when at least `specificity` of the other images are left alone; one-vs-rest mean.
 
-    For each class: the highest sensitivity of any threshold on its column whose specificity is at least `specificity`;
+    For each class: the highest sensitivity of any threshold on its `ranking` whose specificity is at least `specificity`;
     nothing is interpolated between thresholds. Both classes of a 2-way task take their turn, so the order of the
     classes does not matter.
 
@@ -80,9 +94,9 @@ def sensitivity_at_specificity(
         raise ValueError(f"specificity must be between 0 and 1; got {specificity}")
     p, y = _checked(probabilities, labels)
     _need_every_class(p, y, "sensitivity")
-    found = []
+    found, scores = [], ranking(p)
     for label in range(p.shape[1]):
-        false_positives, true_positives = _counts(p[:, label], y == label)
+        false_positives, true_positives = _counts(scores[:, label], y == label)
         negatives = false_positives[-1]
         # As a quotient, not as 1 - fpr: 9 / 10 >= 0.9 holds in floating point, 0.1 <= 1 - 0.9 does not.
         allowed = (negatives - false_positives) / negatives >= specificity
@@ -131,7 +145,7 @@ def roc(probabilities: Array | Tensor, labels: Array | Tensor) -> tuple[Array, A
     """
     p, y = _checked(probabilities, labels)
     _need_every_class(p, y, "the ROC curve")
-    false_positives, true_positives = _counts(p[:, 1], y == 1)
+    false_positives, true_positives = _counts(ranking(p)[:, 1], y == 1)
     return false_positives / false_positives[-1], true_positives / true_positives[-1]
 
 

@@ -165,7 +165,7 @@ class QueryScores:
     """What a classifier said of the query images of one 2-way episode.
 
     Args:
-        scores: (q,) probabilities of class 1; any monotone function of them does as well.
+        scores: (q,) how sure of class 1: probabilities, or any monotone function of them.
         labels: (q,) 0 or 1, both present.
         groups: (q,) the lesion (or patient) of each image; one number is one lesion in all episodes.
 
