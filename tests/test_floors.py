@@ -19,7 +19,7 @@ FLOORS = [
     ["drawing", "tables_text"],
     ["figures", "paper_figures", "runs", "results"],
     ["experiments", "gathered", "predict", "demo", "bench"],
-    ["setting", "reporting"],
+    ["setting", "reporting", "curves"],
     ["cells"],
     ["commands"],
     ["cli"],

@@ -3,12 +3,14 @@
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_table import SCALE, TINY, lesions, let_maml_diverge
 
+from rareshot import curves
 from rareshot.cells import fill, found
 from rareshot.cli import main
 from rareshot.commands import reproduce as command
@@ -121,7 +123,7 @@ def test_a_run_that_diverged_is_exit_code_1_when_all_else_is_printed(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["table9"], "no table 'table9'; choose from table1, table2, table3, twins"),
+        (["table9"], "no table 'table9'; choose from table1, table2, table3, twins, tiny, fig2, fig3"),
         (["tiny", "--data", "made", "--rows", "gpt"], "tiny has no row 'gpt'; choose from centroid, maml"),
         (["tiny", "--data", "made", "--shots", "7"], "tiny has no k = 7; choose from 1, 2"),
         (["tiny", "--data", "made", "--seeds", "0"], "seeds=0 must be at least 1"),
@@ -137,3 +139,24 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("rareshot: ")
     assert message in said
+
+
+def test_fig2_needs_no_data(cli: Callable[..., int], tmp_path: Path) -> None:
+    assert cli("fig2") == 0
+    text = (tmp_path / "fig2.html").read_text()
+    assert "Eq. (3) and its slope" in text
+    assert text.count("<img") == 3
+
+
+def test_fig3_fits_tunes_and_draws(
+    cli: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(curves, "SHOTS", (1, 2))
+    monkeypatch.setattr(command, "RUNS", 2)
+    monkeypatch.setitem(
+        SCALES, "smoke", replace(SCALE, settings={"width": 8, "iterations": 2, "test_steps": 5, "held_out": 0})
+    )
+    assert cli("fig3", "--scale", "smoke") == 0
+    folder = tmp_path / "smoke" / "synthetic"
+    assert f"raw lines: {folder / 'fig3.jsonl'}" in capsys.readouterr().out
+    assert "fine-tuned on k images" in (folder / "fig3.html").read_text()

@@ -41,6 +41,10 @@ class Step(NamedTuple):
     """Runs to fit and evaluations to do, all together."""
 
 
+Tell = Callable[[str, int, int, Mapping[str, Any]], None]
+"""Part, done, total, and the line for the training log or the mean AUC so far."""
+
+
 class Todo(NamedTuple):
     """A cell with what it lacks."""
 
@@ -110,7 +114,7 @@ def fill(
         try:
             if todo.run in diverged:
                 raise diverged[todo.run]
-            learner = _learner(setting, todo.cell, tell, asked)
+            learner = learner_of(setting, todo.cell, tell, asked)
         except (TrainingDivergedError, ValueError) as error:
             if isinstance(error, TrainingDivergedError):
                 diverged[todo.run] = error
@@ -126,19 +130,13 @@ def fill(
     return empty
 
 
-def found(setting: Setting, row: Row, shot: int, protocol: Protocol, seeds: int) -> Interval | None:
-    """AUC of a row at one k from the summaries on disk: over training seeds if there are several; None if there is none."""
-    kept = [_summary(setting, Cell(row, shot, seed), protocol) for seed in range(seeds)]
-    cells = [Interval(**summary["metrics"]["auc"]) for summary in kept if summary]
-    if len(cells) < 2:
-        return cells[0] if cells else None
-    return interval([cell.mean for cell in cells], "over training seeds")
+def learner_of(setting: Setting, cell: Cell, tell: Tell, asked: Callable[[], bool]) -> Learner:
+    """The learner that a cell judges; its run is fitted, or gone on with, where that is missing.
 
-
-Tell = Callable[[str, int, int, Mapping[str, Any]], None]
-
-
-def _learner(setting: Setting, cell: Cell, tell: Tell, asked: Callable[[], bool]) -> Learner:
+    Args:
+        tell: called after every iteration with the part, those done, their number and the line for the log.
+        asked: see `fill`.
+    """
     method = at_scale(cell.row.at(cell.shot), setting.scale)
     if cell.row.untrained:
         return method.untrained(setting.common, seed=cell.seed)
@@ -161,6 +159,15 @@ def _learner(setting: Setting, cell: Cell, tell: Tell, asked: Callable[[], bool]
                 (folder / "log.jsonl").unlink(missing_ok=True)
         fit_run(folder, run, setting.common, resume=resume, observe=observe, asked=asked)
     return method.blank(run.size).with_state(load_state(file)[0])
+
+
+def found(setting: Setting, row: Row, shot: int, protocol: Protocol, seeds: int) -> Interval | None:
+    """AUC of a row at one k from the summaries on disk: over training seeds if there are several; None if there is none."""
+    kept = [_summary(setting, Cell(row, shot, seed), protocol) for seed in range(seeds)]
+    cells = [Interval(**summary["metrics"]["auc"]) for summary in kept if summary]
+    if len(cells) < 2:
+        return cells[0] if cells else None
+    return interval([cell.mean for cell in cells], "over training seeds")
 
 
 def _evaluate(setting: Setting, cell: Cell, protocol: Protocol, learner: Learner, tell: Tell) -> None:

@@ -4,26 +4,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as Shown
 
-from rareshot.cells import Step, Todo, fill, found, survey
+from rareshot.cells import Step, Todo, fill, found, learner_of, survey
+from rareshot.checkpoint import write_atomically
 from rareshot.commands.fit import note_of
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, stoppable
+from rareshot.curves import curves
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import synthetic
-from rareshot.evaluation import PROTOCOLS, Protocol
-from rareshot.experiments import TABLES, Row, Table, cells_of
+from rareshot.evaluation import PROTOCOLS, RUNS, Protocol
+from rareshot.experiments import TABLES, Cell, Row, Table, cells_of
+from rareshot.gathered import gather
+from rareshot.methods.supervised import SupervisedLearner
+from rareshot.report import Section, page
+from rareshot.reporting.training import fine_tuning_sections, loss_section
 from rareshot.scales import SCALES
 from rareshot.setting import Setting, possible
 from rareshot.statistics import Interval
 from rareshot.training import TrainingDivergedError
 
+LEAD = "A figure of the DAML paper (Li et al., MICCAI 2020), drawn by rareshot. A research tool, not a medical device."
 SMOKE_LESIONS = 60
 """Of each class of the synthetic set."""
 
@@ -33,14 +40,15 @@ class Reproduce:
     """Fill a table of the paper: fit and evaluate what is missing, then print it beside the paper's figures.
 
     table1 (all methods, k = 1, 3, 5), table2 (backbone, augmentation, eta), table3 (Dermofit; PAD-UFES-20 may stand in),
-    twins (MAML and DAML beside their transductive twins). What is done is not done again, and tables share cells: stop it when
-    you like (Ctrl-C, SIGTERM, even kill -9), and the same command goes on.
+    twins (MAML and DAML beside their transductive twins); fig2 (Eq. 3, needs no data), fig3 (fine-tuning, step by step). What
+    is done is not done again, and tables share cells: stop it when you like (Ctrl-C, SIGTERM, even kill -9), and the same
+    command goes on.
 
     Example: rareshot reproduce table1 --data isic2018/ --rows maml --rows daml --shots 5
     """
 
     table: tyro.conf.Positional[str]
-    """table1, table2, table3 or twins."""
+    """table1, table2, table3, twins, fig2 or fig3."""
     data: Path | None = None
     """A data set: folder, table, .npz or store; see `rareshot data check`. None: synthetic pictures, at the smoke scale only."""
     train_data: Path | None = None
@@ -67,8 +75,11 @@ class Reproduce:
 def reproduce(args: Sequence[str]) -> None:
     """Parse and run `rareshot reproduce`."""
     options = parse(Reproduce, args, "rareshot reproduce")
-    if options.table not in TABLES:
-        raise ValueError(f"no table {options.table!r}; choose from {', '.join(TABLES)}")
+    if options.table not in (*TABLES, *FIGURES):
+        raise ValueError(f"no table {options.table!r}; choose from {', '.join((*TABLES, *FIGURES))}")
+    if options.table in FIGURES:
+        FIGURES[options.table](options)
+        return
     table = TABLES[options.table]
     cells = cells_of(table, seeds=options.seeds, rows=options.rows, shots=options.shots)
     if options.machine.start().type != "cpu":
@@ -95,6 +106,43 @@ def reproduce(args: Sequence[str]) -> None:
         if protocol != "site":
             _show(table, setting, protocol, rows, shots, options.seeds)
     _close(setting, empty)
+
+
+def _fig2(options: Reproduce) -> None:
+    """Eq. (3) itself: nothing is computed from data."""
+    _write(options.out / "fig2.html", "The difficulty-aware loss", [loss_section()])
+
+
+def _fig3(options: Reproduce) -> None:
+    """Fine-tuning the conv4 row of Table 1."""
+    options.machine.start()
+    images = _images(options, SCALES[options.scale].size)
+    setting = Setting.of(TABLES["table1"], options.out, options.scale, images)
+    row = next(row for row in TABLES["table1"].rows if row.key == "finetune-conv4")
+    file = setting.folder / "fig3.jsonl"
+    with stoppable() as stop, _bars("fig3") as show:
+
+        def tell(part: str, done: int, total: int, record: Mapping[str, Any]) -> None:
+            show(Step(part, done, total, record, 0, 2))
+            stop.raise_if_asked()
+
+        def observe(done: int, total: int) -> None:
+            show(Step(f"fine-tuning, {RUNS} runs of each k", done, total, {}, 1, 2))
+            stop.raise_if_asked()
+
+        learner = learner_of(setting, Cell(row, 5, 0), tell, lambda: bool(stop.number))
+        curves(file, row.key, cast(SupervisedLearner, learner), setting.rare, runs=RUNS, observe=observe)
+    _write(setting.folder / "fig3.html", "Fine-tuning on few images", fine_tuning_sections(gather(setting.folder)))
+    CONSOLE.print(f"raw lines: {file}", soft_wrap=True)
+
+
+FIGURES = {"fig2": _fig2, "fig3": _fig3}
+
+
+def _write(file: Path, title: str, sections: Sequence[Section]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, page(title, LEAD, sections).encode())
+    CONSOLE.print(f"page: {file}", soft_wrap=True)
 
 
 def _images(options: Reproduce, size: int) -> LabelledImages:
@@ -133,12 +181,17 @@ def _bars(title: str) -> Iterator[Callable[[Step], None]]:
                 seconds.clear()
                 bars.reset(part, description=f"  {now}", total=step.total, visible=True)
             seconds.append(step.record.get("seconds", 0.0))
-            is_fit = "auc" not in step.record
-            note = note_of(step.record, seconds[-20:]) if is_fit else f"AUC {step.record['auc']:.3f}"
+            note = _note(step.record, seconds[-20:])
             bars.update(part, completed=step.done, note=note)
             bars.update(whole, completed=step.parts_done + step.done / step.total, total=step.parts, visible=True)
 
         yield show
+
+
+def _note(record: Mapping[str, Any], seconds: Sequence[float]) -> str:
+    if "loss" in record:
+        return note_of(record, seconds)
+    return f"AUC {record['auc']:.3f}" if "auc" in record else ""
 
 
 def _show_todos(todos: Sequence[Todo], setting: Setting) -> None:

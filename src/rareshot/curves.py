@@ -1,0 +1,103 @@
+"""Fig. 3: training loss and test AUC over the steps of fine-tuning, for few and for many images (§3).
+
+One line of `fig3.jsonl` is a step of one k: the mean over 30 runs, as in the paper. Each run is an episode of the `paper`
+protocol: two rare classes, k images of each to tune on, 15 to be judged by. The paper shows k = 1, 3, 5 and a "large" one.
+"""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rareshot.checkpoint import write_atomically
+from rareshot.data.augment import affine
+from rareshot.data.collection import LabelledImages
+from rareshot.evaluation import RUNS, Plan, plan
+from rareshot.methods.finetune import FineTuned, finetune
+from rareshot.methods.supervised import SupervisedLearner
+from rareshot.metrics import auc
+
+SHOTS = (1, 3, 5, 20)
+"""The last one is large; the smallest rare class of ISIC 2018 has 73 lesions, and 15 of each are to be judged by."""
+EVERY = 5
+"""Steps between two points of the curves."""
+
+
+def curves(
+    file: Path,
+    row: str,
+    learner: SupervisedLearner,
+    rare: LabelledImages,
+    *,
+    runs: int = RUNS,
+    observe: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Add to `file` what it lacks, one k after the other.
+
+    Args:
+        row: the key that the lines carry.
+        observe: called after every run with those done and their number; what it raises stops the work, whole ks are kept.
+
+    Raises:
+        ValueError: if a class has too few lesions for the largest k, or the file is damaged.
+    """
+    lines = _lines(file)
+    kept = {line["shot"] for line in lines if line["row"] == row}
+    plans = {shot: plan(rare, "paper", shot=shot, count=runs) for shot in SHOTS}
+    done = len(kept & set(SHOTS)) * runs
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+            for shot in SHOTS:
+                if shot in kept:
+                    continue
+                found = []
+                for curve in pool.map(lambda item: _curve(learner, item), plans[shot]):
+                    found.append(curve)
+                    done += 1
+                    observe(done, len(SHOTS) * runs)
+                means = np.mean(found, axis=0)
+                lines += [
+                    {"row": row, "shot": shot, "step": step * EVERY, "loss": loss, "auc": area, "runs": runs}
+                    for step, (loss, area) in enumerate(means.tolist())
+                ]
+                write_atomically(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _curve(learner: SupervisedLearner, item: Plan) -> list[tuple[float, float]]:
+    """Loss on the support images and AUC on the query images, every few steps of one run."""
+    episode = item.episodes[item.episode]
+    points = []
+
+    def watch(step: int, loss: float, classify: FineTuned) -> None:
+        if step % EVERY == 0:
+            points.append((loss, auc(classify(episode.query_x), episode.query_y)))
+
+    finetune(
+        learner.net,
+        learner.pixels,
+        episode.support,
+        steps=learner.method.test_steps + 1,  # watched before each step, so that the last one is seen too
+        lr=learner.method.finetune_lr,
+        seed=item.episode,
+        augment=affine,
+        observe=watch,
+    )
+    return points
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    try:
+        lines = [dict(json.loads(line)) for line in file.read_text().splitlines()]
+        return [line for line in lines if line["row"] and line["shot"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}); move it away") from error
