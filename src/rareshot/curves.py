@@ -45,7 +45,7 @@ def curves(
     Raises:
         ValueError: if a class has too few lesions for the largest k, or the file is damaged.
     """
-    lines = _lines(file)
+    lines = read_curves(file)
     kept = {line["shot"] for line in lines if line["row"] == row}
     plans = {shot: plan(rare, "paper", shot=shot, count=runs) for shot in SHOTS}
     done = len(kept & set(SHOTS)) * runs
@@ -93,7 +93,12 @@ def _curve(learner: SupervisedLearner, item: Plan) -> list[tuple[float, float]]:
     return points
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def read_curves(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file; none where there is none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
     if not file.exists():
         return []
     try:

@@ -16,12 +16,11 @@ from rareshot.checkpoint import write_atomically
 from rareshot.commands.fit import note_of
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, stoppable
-from rareshot.curves import curves
+from rareshot.curves import curves, read_curves
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import synthetic
 from rareshot.evaluation import PROTOCOLS, RUNS, Protocol
 from rareshot.experiments import TABLES, Cell, Row, Table, cells_of
-from rareshot.gathered import gather
 from rareshot.methods.supervised import SupervisedLearner
 from rareshot.report import Section, page
 from rareshot.reporting.training import fine_tuning_sections, loss_section
@@ -132,7 +131,7 @@ def _fig3(options: Reproduce) -> None:
 
         learner = learner_of(setting, Cell(row, 5, 0), tell, lambda: bool(stop.number))
         curves(file, row.key, cast(SupervisedLearner, learner), setting.rare, runs=RUNS, observe=observe)
-    _write(setting.folder / "fig3.html", "Fine-tuning on few images", fine_tuning_sections(gather(setting.folder)))
+    _write(setting.folder / "fig3.html", "Fine-tuning on few images", fine_tuning_sections(read_curves(file)))
     CONSOLE.print(f"raw lines: {file}", soft_wrap=True)
 
 

@@ -44,7 +44,7 @@ def report(folder: Path) -> Report:
     sections: list[Section] = []
     for part in parts:
         sections += [*table_sections(part), *difference_sections(part), *twin_sections(part), *training_sections(part)]
-    sections += [loss_section(), *fine_tuning_sections(gathered)]
+    sections += [loss_section(), *fine_tuning_sections(gathered.fine_tuning)]
     sections += [making_section(part, folder) for part in parts]
     tables = [section.table for section in sections if section.table is not None]
     lead = "\n\n".join([*map(_lead, parts), "For research use; not a medical device."])

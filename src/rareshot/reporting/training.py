@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from rareshot.figures import difficulty_over_time
-from rareshot.gathered import Gathered, Log, Record
+from rareshot.gathered import Log, Record
 from rareshot.paper_figures import difficulty_loss, fine_tuning, validation_curves
 from rareshot.report import Section
 from rareshot.reporting.lines import DAML, Line, Part
@@ -66,15 +66,15 @@ def loss_section() -> Section:
     return Section("Fig. 2: Eq. (3) and its slope", text, figures)
 
 
-def fine_tuning_sections(gathered: Gathered) -> list[Section]:
-    """Fig. 3, for each row in fig3.jsonl."""
-    rows = sorted({line["row"] for line in gathered.fine_tuning})
+def fine_tuning_sections(lines: Sequence[Record]) -> list[Section]:
+    """Fig. 3, for each row in lines of fig3.jsonl."""
+    rows = sorted({line["row"] for line in lines})
     text = """
     A network trained on the common diseases is fine-tuned on k images of each of two rare ones. Where the loss on them falls and
     the AUC on other images does not rise with it, the network has learnt the k images, not the diseases.
     """
     figures = [
-        fine_tuning([line for line in gathered.fine_tuning if line["row"] == row], f"Row {row} of fig3.jsonl.")
+        fine_tuning([line for line in lines if line["row"] == row], f"Row {row} of fig3.jsonl.")
         for row in rows
     ]
     return [Section("Fig. 3: fine-tuning on few images", text, figures)] if figures else []
