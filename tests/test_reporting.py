@@ -242,10 +242,10 @@ def test_runs_of_another_seed_are_not_drawn_with_these(tmp_path: Path) -> None:
 
 def test_fine_tuning_is_drawn_only_if_it_was_measured(tmp_path: Path) -> None:
     write_evaluation(tmp_path, "maml", 1.0)
-    assert fine_tuning_sections(gather(tmp_path)) == []
+    assert fine_tuning_sections(gather(tmp_path).fine_tuning) == []
     line = {"row": "finetune", "shot": 1, "step": 0, "loss": 0.7, "auc": 0.5, "runs": 30}
     (tmp_path / "fig3.jsonl").write_text(json.dumps(line) + "\n")
-    (section,) = fine_tuning_sections(gather(tmp_path))
+    (section,) = fine_tuning_sections(gather(tmp_path).fine_tuning)
     assert section.heading.startswith("Fig. 3")
     assert "k = 1: loss 0.70" in section.figures[0].alt
 
