@@ -87,12 +87,12 @@ class Episodes:
         orders = [rng.permutation(len(self._pools[label].groups)) for label in chosen]
         places = [0] * len(chosen)
         for row, label in enumerate(chosen):
-            places[row], support[row] = self._fill(rng, label, orders[row], 0, shot, taken)
+            places[row], support[row] = self._fill(rng, int(label), orders[row], 0, shot, taken)
         queries: list[list[int]] = [[] for _ in chosen]
         # In turns, so that a group that holds images of several classes does not always go to the first of them.
         for _ in range(query or max(map(len, orders))):
             for row, label in enumerate(chosen):
-                places[row], found = self._fill(rng, label, orders[row], places[row], 1, taken)
+                places[row], found = self._fill(rng, int(label), orders[row], places[row], 1, taken)
                 queries[row] += found
         return Drawn(chosen, support, [np.array(found, dtype=np.int64) for found in queries])
 

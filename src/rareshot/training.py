@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ SKIPPED_LIMIT = 5
 SKIPPED_WINDOW = 100
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """A network whose weights are learnt; an `nn.Module`."""
 

@@ -34,7 +34,7 @@ from rareshot.explicit.norms import Map, Norm, Stat
 
 EPS = 1e-5
 
-Index = Int[Tensor, "n pooled c"]
+Index = Int[Tensor, "_n _pooled _c"]
 
 
 class Block(NamedTuple):

@@ -79,7 +79,7 @@ class Images:
         rows = slope[:, :, 0] * (matrix @ covariance) + level * patch[:, None, :]
         return (rows.sum(0) * self.norm.pixels(self.shape)).view(kernel.shape).to(kernel.dtype)
 
-    def canvas(self) -> Map:
+    def canvas(self) -> Float[Tensor, "pixels width"]:
         """Memory for u of the largest part; every part overwrites it."""
         rows = max(patches.shape[1] for patches in self.patches)
         return self.patches[0].new_empty(rows, self.shape[1])

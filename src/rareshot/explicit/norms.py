@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Stat = Float[Tensor, "rows c 1 1"]
+Stat = Float[Tensor, "_rows _c 1 1"]
 """A number a channel: of the batch (one row), or of each image (a row each)."""
-Map = Float[Tensor, "n c h w"]
+Map = Float[Tensor, "_n _c _h _w"]
+"""Maps of images; a function may see several, of different sizes."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def adapt(
 
 
 @torch.no_grad()
-def moments(params: Params, x: Float[Tensor, "s c h w"]) -> list[tuple[Float[Tensor, " c"], Float[Tensor, " c"]]]:
+def moments(params: Params, x: Float[Tensor, "s 3 h w"]) -> list[tuple[Float[Tensor, " c"], Float[Tensor, " c"]]]:
     """Mean and biased variance of every block over the batch `x`: what normalises the query in mode `support`."""
     laid = lay_out(params, torch.channels_last)
     return moments_of(trace_blocks(laid, images_of(laid, x, Norm()), Norm()))

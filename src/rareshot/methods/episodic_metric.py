@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (q, way), labels (q,)) → the loss of a task."""
 
 
+@runtime_checkable
 class Comparison(Protocol):
     """An `nn.Module` that compares features with classes."""
 

@@ -73,10 +73,7 @@ def fine_tuning_sections(lines: Sequence[Record]) -> list[Section]:
     A network trained on the common diseases is fine-tuned on k images of each of two rare ones. Where the loss on them falls and
     the AUC on other images does not rise with it, the network has learnt the k images, not the diseases.
     """
-    figures = [
-        fine_tuning([line for line in lines if line["row"] == row], f"Row {row} of fig3.jsonl.")
-        for row in rows
-    ]
+    figures = [fine_tuning([line for line in lines if line["row"] == row], f"Row {row} of fig3.jsonl.") for row in rows]
     return [Section("Fig. 3: fine-tuning on few images", text, figures)] if figures else []
 
 
