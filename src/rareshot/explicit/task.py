@@ -38,7 +38,7 @@ class TaskGradient:
 
 @torch.no_grad()
 def adapt(
-    params: Params, x: Float[Tensor, "s c h w"], y: Int[Tensor, " s"], *, steps: int, lr: float, norm: str
+    params: Params, x: Float[Tensor, "s 3 h w"], y: Int[Tensor, " s"], *, steps: int, lr: float, norm: str
 ) -> dict[str, Tensor]:
     """The parameters after `steps` of gradient descent on the support loss; `params` stay as they were."""
     means = norm_of(norm)
@@ -58,7 +58,7 @@ def moments(params: Params, x: Float[Tensor, "s 3 h w"]) -> list[tuple[Float[Ten
 
 @torch.no_grad()
 def logits(
-    params: Params, x: Float[Tensor, "n c h w"], *, norm: str, moments: Moments | None = None
+    params: Params, x: Float[Tensor, "n 3 h w"], *, norm: str, moments: Moments | None = None
 ) -> Float[Tensor, "n way"]:
     """Logits of the images.
 
@@ -80,9 +80,9 @@ def logits(
 @torch.no_grad()
 def meta_gradient(
     params: Params,
-    support_x: Float[Tensor, "s c h w"],
+    support_x: Float[Tensor, "s 3 h w"],
     support_y: Int[Tensor, " s"],
-    query_x: Float[Tensor, "q c h w"],
+    query_x: Float[Tensor, "q 3 h w"],
     query_y: Int[Tensor, " q"],
     *,
     steps: int,
