@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import encoded, make_damaged, noise, png, valid_bytes
+from hostile import encoded, make_damaged, noise, png, tiff, valid_bytes
 from PIL import Image, ImageOps
 
 from rareshot.data import decode as room
+from rareshot.data import limits
 from rareshot.data.decode import decode, decode_bytes
 from rareshot.data.files import shown
 
@@ -42,7 +43,7 @@ def test_every_damaged_file_is_refused_by_name_and_in_time(tmp_path: Path) -> No
     ("content", "reason"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"hello, world", "is not an image: not JPEG, PNG, TIFF, BMP, WEBP or GIF by its content"),
+        (b"hello, world", "is not an image: not JPEG, PNG, TIFF, BMP, WEBP, GIF, DICOM or HEIC by its content"),
         (encoded(Image.fromarray(noise()), "JPEG")[:900], "is truncated: the file ends before the picture does"),
         (encoded(Image.fromarray(noise()), "WEBP")[:900], "is truncated: the file ends before the picture does"),
         (png(20_000, 20_000), "too many pixels; at most 100 megapixels"),
@@ -85,7 +86,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pyt
     "data", [b"\xff\xd8" + b"\xff" * 20_000_000, b"\xff\xd8\xff\xe0" + b"\0\2\xff\xe0" * 9_000_000]
 )
 def test_headers_that_take_for_ever_are_given_up(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "MAX_SECONDS", 0.2)
     with pytest.raises(ValueError, match=r"takes more than 0\.2 s to read"):
         decode_bytes(data, 8, name="chain")
 
@@ -183,3 +184,37 @@ def test_threads_neither_warn_nor_disturb_the_filters_of_warnings() -> None:
 def test_size_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="size must be at least 1 pixel; got 0"):
         decode_bytes(VALID["plain.png"], 0, name="x")
+
+
+def test_of_a_tiff_of_several_pages_the_first_is_read() -> None:
+    pages = [Image.new("L", (4, 4), grey) for grey in (30, 60, 90)]
+    assert (read(pages[0], 4, "TIFF", save_all=True, append_images=pages[1:]) == 30).all()
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd"])
+def test_compressed_tiff_is_the_same_picture(compression: str) -> None:
+    image = Image.fromarray(np.add.outer(np.arange(16), np.arange(16)).astype(np.uint8) * 8).convert("RGB")
+    got = read(image, 16, "TIFF", compression=compression).astype(int)
+    assert np.abs(got - np.asarray(image)).max() <= (8 if compression == "jpeg" else 0)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "raw"])
+def test_compressed_tiff_of_16_bits_is_scaled_and_not_clipped(compression: str) -> None:
+    values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    got = read(Image.fromarray(values), 8, "TIFF", compression=compression)
+    np.testing.assert_array_equal(got[..., 0], np.rint(values / 257))
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4"])
+def test_fax_tiff_is_black_and_white(compression: str) -> None:
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[:, 4:] = 255
+    got = read(Image.fromarray(pixels).convert("1"), 8, "TIFF", compression=compression)
+    np.testing.assert_array_equal(got[..., 0], pixels)
+
+
+def test_tiff_bomb_is_refused_by_the_size_in_its_header() -> None:
+    lzw = ((258, 3, 1, 8), (259, 3, 1, 5), (262, 3, 1, 1), (277, 3, 1, 1), (273, 4, 1, 8), (279, 4, 1, 81))
+    data = tiff((256, 4, 1, 12_000), (257, 4, 1, 9_000), *lzw)
+    with pytest.raises(ValueError, match="12000 x 9000 pixels; at most 100 megapixels"):
+        decode_bytes(data, 8, name="bomb")

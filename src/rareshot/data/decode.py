@@ -1,25 +1,23 @@
 """One image file → a square RGB array (§2.1): the centre square, resized with antialiasing.
 
+By content: what Pillow reads (`FORMATS`) here; HEIC by pillow-heif (extra `heic`); DICOM in `dicom` (extra `dicom`).
+
 What becomes of each kind of picture, so that two readers of one file agree:
 
-- turned as its EXIF orientation says, then the centre square; colour profiles are not applied;
+- turned as its EXIF orientation says (HEIC: as the file's own turns say), then the centre square; colour profiles are
+  not applied;
 - 16-bit grey: v / 257, rounded: 0 to 65535 becomes 0 to 255 (a plain `convert("RGB")` would clip at 255);
 - 32-bit integer grey: read as 16-bit if every value is within 0 to 65535, else the least and largest value become black
   and white;
 - floating-point grey: white is the smallest of 1, 255, 65535 that no value exceeds; if none, or with negative values,
   the least and largest value become black and white; values that are not finite are refused;
 - transparent parts, of a palette too, lie on white; CMYK, YCbCr, LAB, palettes and 1-bit pictures become RGB;
-- of several pages or frames the first counts.
+- of several pages or frames the first counts; of a HEIC file the one that it calls primary.
 """
 
-import io
-import logging
 import math
-import threading
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,23 +26,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from rareshot.data.files import BadFileError, read_file
+from rareshot.data.files import BadFileError, is_dicom, read_file
+from rareshot.data.limits import MAX_PIXELS, RefusedError, TimedBytes, quiet, refuse_scans, refuse_size, too_large
 
 Array = npt.NDArray[Any]
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
-"""The only formats that are opened; by content, whatever the suffix says."""
-SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"))
-"""Names of image files, in lower case."""
-MAX_PIXELS = 100_000_000
-MAX_SIDE = 100_000
+"""The only formats that are opened with Pillow alone; by content, whatever the suffix says."""
+SUFFIXES = frozenset(
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+        *(".dcm", ".dicom", ".heic", ".heif"),
+    ]
+)
+"""Names of image files, in lower case; DICOM files may have none (`files.is_bare_dicom`)."""
 MAX_BYTES = 512 * 2**20
-MAX_SCANS = 100
-"""Scans of one JPEG: real ones have 10 or so, and each costs a pass over the whole picture."""
-MAX_SECONDS = 20.0
-"""Time to read one file; a real picture needs less than 3 s, a forged chain of headers may need hours."""
 
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"GIF8")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -85,11 +84,12 @@ def decode_bytes(data: bytes, size: int, *, name: str) -> Decoded:
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel; got {size}")
     try:
-        with _quiet(), Image.open(_TimedBytes(data), formats=FORMATS) as image:
+        with quiet(), _opened(data) as image:
             width, height = image.size
             _refuse_bomb(image, data)
             # DCT scaling of a JPEG, to no less than twice what is needed: the rest is resized with antialiasing.
-            image.draft(None, (2 * size, 2 * size))
+            if image.format != "HEIF":  # there it would take the preview instead of the picture
+                image.draft(None, (2 * size, 2 * size))
             image.load()
             return Decoded(square(_to_rgb(_upright(image)), size), width, height)
     except Exception as error:  # Pillow's plugins raise nearly every kind there is on a forged file
@@ -105,16 +105,37 @@ def square(image: Image.Image, size: int) -> Array:
     return np.array(cropped.resize((size, size), Image.Resampling.BICUBIC), dtype=np.uint8)
 
 
+def _opened(data: bytes) -> Image.Image:
+    """The picture, its pixels not decoded yet but for DICOM, where `read_dicom` keeps to the limits."""
+    if is_dicom(data):
+        try:
+            from rareshot.data.dicom import read_dicom
+        except ModuleNotFoundError as error:
+            raise RefusedError(_missing("DICOM", "dicom")) from error
+        return read_dicom(data)
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        try:
+            from pillow_heif import HeifImageFile
+        except ModuleNotFoundError as error:
+            raise RefusedError(_missing("HEIC", "heic")) from error
+        for box in re.finditer(rb"\0\0\0\x14ispe\0\0\0\0(.{8})", data, re.DOTALL):  # what is coded; shown may be a part
+            refuse_size(*struct.unpack(">II", box[1]))
+        return HeifImageFile(TimedBytes(data))  # type: ignore[no-untyped-call]
+    return Image.open(TimedBytes(data), formats=FORMATS)
+
+
+def _missing(kind: str, extra: str) -> str:
+    return f"is {kind}, which is read only with an extra: pip install 'rareshot[{extra}]'"
+
+
 def _refuse_bomb(image: Image.Image, data: bytes) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise _RefusedError(_too_large(f"{width} x {height} pixels"))
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-        raise _RefusedError(f"has more than {MAX_SCANS} scans, as no real JPEG has: it would take very long to decode")
+    refuse_size(*image.size)
+    if image.format in ("JPEG", "MPO"):
+        refuse_scans(data)
     tags = getattr(image, "tag_v2", {})
     tile = [int(tags.get(tag) or 0) for tag in (322, 323)]  # TileWidth, TileLength
     if math.prod(tile) > MAX_PIXELS:
-        raise _RefusedError(_too_large(f"tiles of {tile[0]} x {tile[1]} pixels"))
+        raise RefusedError(too_large(f"tiles of {tile[0]} x {tile[1]} pixels"))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -143,7 +164,7 @@ def _grey_to_8_bit(image: Image.Image) -> Image.Image:
             eight_bit[values == see_through] = 255
         return Image.fromarray(eight_bit)
     if not np.isfinite(values).all():
-        raise _RefusedError("has pixel values that are not finite numbers")
+        raise RefusedError("has pixel values that are not finite numbers")
     low, high = float(values.min()), float(values.max())
     if image.mode == "F" and low >= 0 and high <= 65535:
         low, high = 0.0, next(white for white in (1.0, 255.0, 65535.0) if high <= white)
@@ -151,64 +172,18 @@ def _grey_to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
-class _RefusedError(Exception):
-    """Why we refuse a picture that Pillow would open."""
-
-
-class _TimedBytes(io.BytesIO):
-    """Bytes that stop answering after `MAX_SECONDS`: headers may be chained so that following them takes hours."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self._deadline = time.monotonic() + MAX_SECONDS
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if time.monotonic() > self._deadline:
-            raise _RefusedError(f"takes more than {MAX_SECONDS:g} s to read, as no real picture does")
-        return super().read(size)
-
-
-_lock = threading.Lock()
-_no_log = logging.NullHandler()
-_decoding = 0
-_caught = warnings.catch_warnings()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warning of Pillow's gets out while any thread decodes.
-
-    Counted, because `catch_warnings` of several threads at once would restore each other's filters in the wrong order.
-    """
-    global _decoding, _caught
-    with _lock:
-        if _decoding == 0:
-            logging.getLogger("PIL").addHandler(_no_log)
-            _caught = warnings.catch_warnings()
-            _caught.__enter__()
-            warnings.simplefilter("ignore")
-        _decoding += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _decoding -= 1
-            if _decoding == 0:
-                _caught.__exit__(None, None, None)
-
-
 def _reason(error: Exception, data: bytes) -> str:
-    if isinstance(error, _RefusedError):
+    if isinstance(error, RefusedError):
         return str(error)
     if isinstance(error, Image.DecompressionBombError):
-        return _too_large("too many pixels")
+        return too_large("too many pixels")
     if isinstance(error, MemoryError):
         return "needs more memory than there is"
     if isinstance(error, UnidentifiedImageError):
         if data.startswith(_SIGNATURES):
             return "is truncated or damaged: its header cannot be read"
-        return f"is not an image: not {', '.join(FORMATS[:-1])} or {FORMATS[-1]} by its content"
-    text = str(error) or type(error).__name__
+        return f"is not an image: not {', '.join(FORMATS)}, DICOM or HEIC by its content"
+    text = " ".join(str(error).split()) or type(error).__name__
     if data.startswith(b"RIFF") and int.from_bytes(data[4:8], "little") + 8 > len(data):
         text = "truncated WEBP"
     if isinstance(error, EOFError) or any(
@@ -216,7 +191,3 @@ def _reason(error: Exception, data: bytes) -> str:
     ):
         return f"is truncated: the file ends before the picture does ({text})"
     return f"is damaged: {text}"
-
-
-def _too_large(what: str) -> str:
-    return f"has {what}; at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} pixels a side are decoded"

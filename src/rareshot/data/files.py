@@ -71,6 +71,29 @@ def read_file(path: str | Path, *, limit: int) -> bytes:
     return data
 
 
+def is_dicom(data: bytes) -> bool:
+    """Do these bytes begin a DICOM file? Files without its preamble, as some devices wrote in the 1990s, do not count."""
+    return data[128:132] == b"DICM"
+
+
+def is_bare_dicom(path: Path) -> bool:
+    """Is this a DICOM file by content whose name has no suffix, as devices and exports name them: IM0001, 1.2.840.7?
+
+    Only such names are looked into, 132 bytes each. DICOMDIR, the index of a disc, does not count.
+    """
+    suffix = path.suffix[1:]
+    if (suffix and not suffix.isdecimal()) or path.name == "DICOMDIR":
+        return False
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            return is_dicom(file.read(132))
+    except (OSError, ValueError):
+        return False
+
+
 def _refuse_special(name: str, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise BadFileError(name, "is a folder, not a file")

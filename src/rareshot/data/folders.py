@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rareshot.data.cards import DERMOFIT, DataCard
 from rareshot.data.decode import SUFFIXES
+from rareshot.data.files import is_bare_dicom
 from rareshot.data.listing import Entry, Listing, list_entries
 from rareshot.data.tables import Problem
 
@@ -35,6 +36,11 @@ def scan(path: Path) -> Folder:
     return Folder(path, tuple(sorted(files)), tuple(sorted(folders)))
 
 
+def is_image(path: Path) -> bool:
+    """Is this an image file by its suffix, or DICOM without one?"""
+    return _has_suffix(path.name) or is_bare_dicom(path)
+
+
 def read_folder_a_class(
     root: Path, names: Folder, rare: tuple[str, ...], *, known: Sequence[DataCard]
 ) -> Listing | None:
@@ -43,7 +49,7 @@ def read_folder_a_class(
     A folder inside a class is a group (Dermofit: a lesion); an image directly in its class is a group of its own.
     """
     problems: list[Problem] = list(names.problems)
-    left_out = [Problem(name, "is in no class folder") for name in names.files if _is_image(name)]
+    left_out = [Problem(name, "is in no class folder") for name in names.files if is_image(root / name)]
     entries: list[Entry] = []
     for label in names.folders:
         folder = scan(root / label)
@@ -51,7 +57,7 @@ def read_folder_a_class(
         entries += _images(folder, label, "", left_out)
         for group in folder.folders:
             inner = scan(root / label / group)
-            if _is_image(group):
+            if _has_suffix(group):
                 problems.append(Problem(f"{label}/{group}", "is a folder, not an image file"))
                 continue
             problems += inner.problems
@@ -93,14 +99,14 @@ def _images(folder: Folder, label: str, group: str, left_out: list[Problem]) -> 
     entries = []
     for name in folder.files:
         file = prefix + name
-        if _is_image(name):
+        if is_image(folder.path / name):
             entries.append(Entry(file, label, f"{label}/{group}" if group else file, file, file))
         else:
             left_out.append(Problem(file, "is not an image file by its suffix"))
     return entries
 
 
-def _is_image(name: str) -> bool:
+def _has_suffix(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from rareshot.data.cards import DERMOFIT, ISIC2018, PAD_UFES_20
 from rareshot.data.decode import SUFFIXES
-from rareshot.data.files import BadFileError
+from rareshot.data.files import BadFileError, is_bare_dicom
 from rareshot.data.folders import Folder, read_folder_a_class, scan
 from rareshot.data.listing import Entry, Listing, list_entries
 from rareshot.data.medmnist import read_npz
@@ -243,9 +243,11 @@ class _Images:
             here: dict[str, list[str]] = {}
             for name in (*folder.files, *folder.folders):
                 stem, suffix = os.path.splitext(name)
+                file = f"{folder.path.relative_to(root).as_posix()}/{name}"
                 if suffix.lower() in SUFFIXES:
-                    file = f"{folder.path.relative_to(root).as_posix()}/{name}"
                     here.setdefault(stem, []).append(file)
+                    here.setdefault(name, []).append(file)
+                elif is_bare_dicom(folder.path / name):
                     here.setdefault(name, []).append(file)
             self._found = here | self._found
 
