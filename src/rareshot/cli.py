@@ -16,6 +16,8 @@ fit it on common diseases, adapt it to k images of each rare one.
 
   rareshot demo                          the whole thing on made pictures, no download
   rareshot data check|prepare|fetch      look at a data set, decode it once, download one
+  rareshot adapt LEARNER                 a few photographs of each condition in, a classifier out
+  rareshot predict CLASSIFIER IMAGES     what it says of new images
   rareshot fit maml|fomaml|anil|daml     meta-train on the common diseases
   rareshot evaluate RUN                  judge a run on the rare diseases
   rareshot compare RUN RUN               is one better than the other beyond noise?
@@ -67,6 +69,10 @@ def _command(name: str) -> Callable[[Sequence[str]], None]:
             from rareshot.commands.demo import demo as command
         case "data":
             from rareshot.commands.data import data as command
+        case "adapt":
+            from rareshot.commands.adapt import adapt as command
+        case "predict":
+            from rareshot.commands.predict import predict as command
         case "fit":
             from rareshot.commands.fit import fit as command
         case "evaluate":

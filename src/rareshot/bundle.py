@@ -1,0 +1,179 @@
+"""A classifier on disk: the learner and its support images in one safetensors file. No pickle.
+
+Adapting is a function of (learner, support, seed) and takes a second or two, so nothing that comes of it is stored: opening a
+file is to adapt again. **The file holds the support images; treat it as patient data.**
+
+state/<name>       the learner's state
+support/images     (s, 3, size, size) uint8
+support/labels     (s,) int64
+metadata           one JSON text, `rareshot`: the run that the learner comes from, its name and hash, classes, file names, seed
+
+The same learner, images and seed give the same file, byte by byte: no date is in it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rareshot import config
+from rareshot.backbones import BACKBONES
+from rareshot.backbones.timm_backbone import is_timm_name
+from rareshot.checkpoint import LARGEST, Run, load_state, save_state, state_hash, versions
+from rareshot.methods import KINDS
+from rareshot.methods.pretrained import Pretrained
+from rareshot.support_set import SupportSet
+from rareshot.types import Classifier, Learner, Method, State
+
+FORMAT = 1
+MOST_STEPS = 1000
+"""Steps of adaptation that a file may ask for; methods take 10 to 50."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """One adapted task: all that it takes to adapt again."""
+
+    run: Run
+    """Where the learner comes from: method, size, the data that it was fitted on, versions."""
+    learner: str
+    """What it was called: a word, or the name of the run's folder."""
+    state: State
+    support: SupportSet
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=versions)
+    """Of the programs that wrote the file."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the columns of probabilities."""
+        return self.support.classes
+
+    def adapt(self) -> Classifier:
+        """The classifier; the same bits on one machine with one number of threads.
+
+        Raises:
+            ValueError: if the state does not fit the method, the way does not fit its head, or the learner is transductive.
+        """
+        _refuse_larger(self.run.method, self.run.size, self.state)
+        learner = self.run.method.blank(self.run.size).with_state(self.state)
+        refuse_transductive(self.learner, learner)
+        return learner.adapt(self.support.support, seed=self.seed)
+
+
+def save_bundle(file: Path, bundle: Bundle) -> Path:
+    """Write a classifier, whole or not at all."""
+    tensors = {f"state/{name}": value for name, value in bundle.state.items()}
+    tensors |= {"support/images": bundle.support.images, "support/labels": bundle.support.labels}
+    told = {
+        "format": FORMAT,
+        "learner": bundle.learner,
+        "run": bundle.run.to_json(),
+        "hash": state_hash(bundle.state),
+        "classes": bundle.classes,
+        "names": bundle.support.names,
+        "seed": bundle.seed,
+        "versions": dict(bundle.versions),
+    }
+    # ASCII: a file name that is no UTF-8 goes through.
+    return save_state(file, tensors, {"rareshot": json.dumps(told)})
+
+
+def load_bundle(file: Path) -> Bundle:
+    """What `save_bundle` wrote; nothing of it is run, and no network is built yet.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming the file, if it is damaged, too large, or no classifier.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such classifier; make one with `rareshot adapt LEARNER --out {file}`")
+    tensors, metadata = load_state(file)
+    if not isinstance(metadata, dict) or "rareshot" not in metadata:
+        raise ValueError(f"{file} is not a classifier of rareshot; make one with `rareshot adapt LEARNER --out {file}`")
+    try:
+        told = json.loads(metadata["rareshot"])
+        if not isinstance(told, dict) or told.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}, the one that this version of rareshot reads")
+        return _bundle_of(told, tensors)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{file} is not a sound classifier: {reason}; adapt again") from error
+
+
+def refuse_transductive(name: str, learner: Learner) -> None:
+    """Refuse a learner whose answer on one patient depends on the others'.
+
+    Raises:
+        ValueError: if it is not inductive.
+    """
+    if not learner.inductive:
+        raise ValueError(
+            f"{name} is transductive: its answer on an image depends on the images that are sent with it, so it cannot judge "
+            f"one patient; fit a learner with --norm support"
+        )
+
+
+def _bundle_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle:
+    state = {name.removeprefix("state/"): value for name, value in tensors.items() if name.startswith("state/")}
+    extra = tensors.keys() - {f"state/{name}" for name in state} - {"support/images", "support/labels"}
+    if extra:
+        raise ValueError(f"nobody knows its {', '.join(sorted(extra))}")
+    run = _run_of(told["run"])
+    images, labels = tensors["support/images"], tensors["support/labels"]
+    if images.dtype != torch.uint8 or images.shape[1:] != (3, run.size, run.size):
+        raise ValueError(
+            f"support/images is {tuple(images.shape)} {images.dtype}, not (s, 3, {run.size}, {run.size}) bytes"
+        )
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise ValueError(f"support/labels is {tuple(labels.shape)} {labels.dtype}, not a row of whole numbers")
+    classes, names = _texts("classes", told["classes"]), _texts("names", told["names"])
+    seed, learner = told["seed"], told["learner"]
+    if type(seed) is not int or not 0 <= seed < 2**63 or not isinstance(learner, str):
+        raise ValueError(f"seed={seed!r} or learner={learner!r} is of the wrong kind")
+    if told["hash"] != state_hash(state):
+        raise ValueError("the learner's weights are not those that its hash says: the file was changed")
+    return Bundle(run, learner, state, SupportSet(images, labels, classes, names), seed, dict(told["versions"]))
+
+
+def _run_of(values: Any) -> Run:
+    if not isinstance(values, dict):
+        raise ValueError("run is not a JSON object")
+    run = Run(**{**values, "method": config.from_json(KINDS, values["method"])})
+    if type(run.size) is not int or not 1 <= run.size <= LARGEST:
+        raise ValueError(f"size={run.size!r} must be a whole number up to {LARGEST}")
+    if not isinstance(run.data, dict) or not isinstance(run.name, str):
+        raise ValueError("run does not say what the learner was fitted on")
+    if getattr(run.method, "test_steps", 0) > MOST_STEPS:
+        raise ValueError(f"test_steps={run.method.test_steps}; at most {MOST_STEPS} are taken")  # type: ignore[attr-defined]
+    return run
+
+
+def _texts(name: str, values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{name} is not a list of texts")
+    return tuple(values)
+
+
+def _refuse_larger(method: Method, size: int, state: State) -> None:
+    """Refuse a state that does not fit before memory is taken: a forged width may ask for more than there is."""
+    if isinstance(method, Pretrained):  # its weights are a package's, and its state is empty
+        return
+    backbone = getattr(method, "backbone", "conv4")
+    if backbone in BACKBONES:
+        with torch.device("meta"):
+            own = {name: tuple(value.shape) for name, value in method.blank(size).state().items()}
+        if own != {name: tuple(value.shape) for name, value in state.items()}:
+            raise ValueError(f"the weights do not fit {type(method).__name__} at {size} pixels, as its settings say")
+    elif is_timm_name(backbone):
+        import timm
+
+        with torch.device("meta"):
+            needed = sum(value.numel() for value in timm.create_model(backbone, num_classes=0).parameters())
+        given = sum(value.numel() for value in state.values())
+        if needed > 2 * given:  # 2: timm leaves out parts of some networks
+            raise ValueError(f"backbone {backbone!r} has {needed} weights; the file gives {given}")

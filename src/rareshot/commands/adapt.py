@@ -1,0 +1,72 @@
+"""`rareshot adapt LEARNER`: a few photographs of each condition in, a classifier out."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from rareshot.bundle import save_bundle
+from rareshot.commands.options import parse
+from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
+from rareshot.data.files import shown
+from rareshot.machine import keep_memory, use_threads
+from rareshot.predict import adapt_to
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Adapt a learner to a few photographs of each condition and write a classifier: one file, for `rareshot predict`.
+
+    Put 1 to 5 photographs (more is fine, up to 1,000) of each of two or more conditions into a folder each, named after the
+    condition: photographs/lupus/1.jpg, photographs/rosacea/1.jpg. Nothing leaves this machine.
+
+    THE FILE HOLDS THE PHOTOGRAPHS, in small, and their file names: treat it as patient data. It is a research tool, not a
+    medical device.
+
+    Example: rareshot adapt isic2018 --support photographs/ --out lesions.safetensors
+
+    Then: rareshot predict lesions.safetensors new/ --out predictions.csv
+    """
+
+    learner: tyro.conf.Positional[str]
+    """A run's folder; or isic2018: meta-trained on common lesions in dermoscopy, comes with rareshot, not for commercial use;
+    or pretrained: an ImageNet network (extra `pretrained`). A folder comes before a word."""
+    support: Path
+    """The photographs: a folder with a folder a class, or a table of path,label."""
+    out: Path
+    """The classifier's file, new; .safetensors by custom."""
+    seed: int = 0
+    """Of methods whose adaptation draws at random (finetune); the others ignore it."""
+    threads: int = 1
+    """CPU threads. A few photographs are too small a task to share out; more help with hundreds of them."""
+
+
+def adapt(args: Sequence[str]) -> None:
+    """Parse and run `rareshot adapt`."""
+    options = parse(Adapt, args, "rareshot adapt")
+    keep_memory()
+    use_threads(options.threads)
+    if options.out.exists():
+        raise ValueError(f"{options.out} is there already; choose another --out, or remove it first")
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"seed={options.seed} must be at least 0 and below 2^63")
+    begun = time.perf_counter()
+    with data_progress("reading photographs") as show:
+        predictor = adapt_to(options.learner, options.support, seed=options.seed, observe=show)
+    seconds = time.perf_counter() - begun
+    bundle = predictor.bundle
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save_bundle(options.out, bundle)
+    trained = ", ".join(map(str, bundle.run.data.get("common", ()))) or "ImageNet"
+    _say(f"learner: {shown(bundle.learner)} ({bundle.run.name}, {bundle.run.size} px), trained on {trained}")
+    _say("classes: " + ", ".join(f"{shown(name)} ({count})" for name, count in bundle.support.counts.items()))
+    for caution in bundle.support.cautions():
+        STATUS.print(f"caution: {caution}", markup=False, soft_wrap=True)
+    _say(f"adapted in {seconds:.1f} s; classifier: {options.out} (holds the photographs: treat it as patient data)")
+    _say(f"next: rareshot predict {options.out} IMAGE-OR-FOLDER --out predictions.csv")
+
+
+def _say(text: str) -> None:
+    CONSOLE.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,76 @@
+"""`rareshot predict CLASSIFIER IMAGES`: what does an adapted classifier say of new images?"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from rareshot.commands.options import parse
+from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
+from rareshot.data.files import shown
+from rareshot.machine import keep_memory, use_threads
+from rareshot.predict import answers, image_files, line_of, load_classifier, write_answers
+
+MANY = 20
+"""Images from which on a progress bar is worth its line."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Judge images by a classifier that `rareshot adapt` wrote: a probability for each class.
+
+    Each image is judged by itself: its answer is the same alone and among a thousand others. A file that cannot be read is
+    named and has a row without probabilities; the exit code is 0 if at least one image was judged, else 2.
+
+    The columns of --out: path, predicted, one a class, warnings. A research tool, not a medical device.
+
+    Example: rareshot predict lesions.safetensors new/ another.jpg --out predictions.csv
+    """
+
+    classifier: tyro.conf.Positional[Path]
+    """A file of `rareshot adapt`."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, and folders: all images inside."""
+    out: Path | None = None
+    """A .csv for the answers, replaced if it is there; None: they are printed."""
+    threads: int = 1
+    """CPU threads. Work on one image is too small to share out; with one thread the bits of an answer are the same anywhere."""
+
+
+def predict(args: Sequence[str]) -> None:
+    """Parse and run `rareshot predict`."""
+    options = parse(Predict, args, "rareshot predict")
+    keep_memory()
+    use_threads(options.threads)
+    if options.out is not None and (options.out.suffix.lower() != ".csv" or options.out.is_dir()):
+        raise ValueError(f"--out {options.out}: the answers go into a file whose name ends in .csv")
+    if not options.images:
+        raise ValueError(
+            "predict needs images: rareshot predict CLASSIFIER IMAGE-OR-FOLDER [MORE] --out predictions.csv"
+        )
+    files = image_files(options.images)
+    predictor = load_classifier(options.classifier)
+    told = []
+    with data_progress("predict") as show:
+        for done, one in enumerate(answers(predictor, files), 1):
+            told.append(one)
+            if len(files) >= MANY:
+                show(done, len(files))
+    unread = [one for one in told if not one.probabilities]
+    for one in unread:
+        STATUS.print(line_of(one, predictor.classes), markup=False, soft_wrap=True)
+    if options.out is not None:
+        write_answers(options.out, predictor.classes, told)
+    if len(unread) == len(told):
+        raise ValueError(f"none of {len(told)} images could be read; the first: {line_of(told[0], predictor.classes)}")
+    if options.out is None:
+        for one in told:
+            if one.probabilities:
+                CONSOLE.print(line_of(one, predictor.classes), markup=False, soft_wrap=True)
+        return
+    counts = Counter(one.predicted for one in told if one.probabilities)
+    words = ", ".join(f"{count} {shown(name)}" for name, count in counts.most_common())
+    failed = f"; {len(unread)} could not be read" if unread else ""
+    CONSOLE.print(f"{len(told)} images: {words}{failed}; answers: {options.out}", markup=False, soft_wrap=True)

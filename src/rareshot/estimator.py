@@ -1,0 +1,143 @@
+"""The scikit-learn face: `RareShotClassifier`, whose `fit` adapts a learner to a few images. X must be images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
+from torch import Tensor
+
+from rareshot.bundle import refuse_transductive
+from rareshot.data.decode import square
+from rareshot.predict import load, one_by_one
+from rareshot.support_set import as_float, refuse_too_many
+from rareshot.types import Learner, Support
+
+Array = npt.NDArray[Any]
+FITTED = "classifier_"
+
+
+class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Adapt a learner to k images a class, as scikit-learn's estimators are used: `fit(X, y)`, `predict_proba(X)`.
+
+    X is (n, height, width, 3), uint8, or float in [0, 1]; or the same of square images, flattened to (n, height * width * 3).
+    Other sizes than the learner's become its size by the rules for files (docs/data.md): centre square, resized. Floats are
+    rounded to bytes first. Each image is judged by itself.
+
+    Args:
+        learner: a learner, a run's folder, `isic2018` or `pretrained`, as in `rareshot.load`.
+        seed: of the few methods whose adaptation draws at random.
+
+    Attributes:
+        classes_: the labels, sorted; columns of `predict_proba` are in this order.
+        classifier_: the adapted task.
+        n_features_in_: numbers of one image, height * width * 3.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> X = np.concatenate([rng.integers(0, 90, (3, 64, 64, 3)), rng.integers(160, 256, (3, 64, 64, 3))]).astype(np.uint8)
+        >>> RareShotClassifier("isic2018").fit(X, ["dark"] * 3 + ["light"] * 3).predict(X[:1]).tolist()
+        ['dark']
+    """
+
+    def __init__(self, learner: str | Path | Learner = "isic2018", seed: int = 0) -> None:
+        self.learner = learner
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any) -> "RareShotClassifier":
+        """Adapt to the images of X with labels y.
+
+        Raises:
+            ValueError: if X holds no images, y has one class only, X and y differ in number, or there are more than 1,000.
+        """
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None: give each image its label")
+        X = _array(X)
+        check_consistent_length(X, y)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has 1 class ({self.classes_[0]}); a classifier needs at least 2")
+        images, learner = _bytes(X), self._learner()
+        refuse_transductive(type(learner).__name__, learner)
+        refuse_too_many(len(images), learner.size)
+        self.n_features_in_ = int(np.prod(images.shape[1:]))
+        self.size_ = learner.size
+        self.support_ = (_resized(images, learner.size), labels)
+        self._adapt(learner)
+        return self
+
+    def predict_proba(self, X: Any) -> Array:
+        """(n, way) float64; rows sum to 1."""
+        check_is_fitted(self)
+        X = _array(X)
+        if X.ndim == 2 and X.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {X.shape[1]} features, but RareShotClassifier is expecting {self.n_features_in_} features as input"
+            )
+        images = _bytes(X)
+        if not hasattr(self, FITTED):  # unpickled
+            self._adapt(self._learner())
+        probabilities = one_by_one(self.classifier_, as_float(_resized(images, self.size_))).double().numpy()
+        return np.asarray(probabilities / probabilities.sum(1, keepdims=True))
+
+    def predict(self, X: Any) -> Array:
+        """The most probable class of each image."""
+        probabilities = self.predict_proba(X)
+        predicted: Array = self.classes_[probabilities.argmax(1)]
+        return predicted
+
+    def _learner(self) -> Learner:
+        return load(self.learner) if isinstance(self.learner, str | Path) else self.learner
+
+    def _adapt(self, learner: Learner) -> None:
+        pixels, labels = self.support_
+        classes = tuple(map(str, range(len(self.classes_))))  # labels may be anything that sorts
+        support = Support(as_float(pixels), torch.from_numpy(labels), classes)
+        self.classifier_ = learner.adapt(support, seed=self.seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the classifier, which holds functions: it is adapted again, to the same bits."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop(FITTED, None)
+        return state
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "support_")
+
+
+def _array(X: Any) -> Array:
+    return np.asarray(check_array(X, dtype="numeric", allow_nd=True))
+
+
+def _bytes(array: Array) -> Array:
+    """Images as (n, height, width, 3) uint8."""
+    if array.ndim == 2:
+        side = round((array.shape[1] / 3) ** 0.5)
+        if side * side * 3 != array.shape[1]:
+            raise ValueError(
+                f"X has shape {array.shape}, n_features = {array.shape[1]}: rows are no square RGB images; give X as (n, height, "
+                f"width, 3), or flattened to height * height * 3"
+            )
+        array = array.reshape(len(array), side, side, 3)
+    if array.ndim != 4 or array.shape[3] != 3:
+        raise ValueError(f"X has shape {array.shape}; images are (n, height, width, 3), or flattened to (n, features)")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
+        rounded: Array = np.rint(array * 255).astype(np.uint8)
+        return rounded
+    raise ValueError(
+        f"X is {array.dtype} from {array.min():g} to {array.max():g}; images are uint8, or float from 0 to 1 (divide by the "
+        f"largest possible value)"
+    )
+
+
+def _resized(images: Array, size: int) -> Tensor:
+    squares = [square(Image.fromarray(np.ascontiguousarray(image)), size) for image in images]
+    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,217 @@
+"""From a learner's name and a few photographs to answers on new images, each judged by itself (§2.1).
+
+    load("isic2018").adapt(support_from("photographs/", 64))(images)      # the three nouns, by hand
+    adapted = adapt_to("isic2018", "photographs/")                        # with names, cautions and a file to save
+    answer(adapted, "new.jpg")
+
+An answer depends on the classifier and on that one image, to the last bit, however many images are asked about.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from rareshot.bundle import Bundle, load_bundle, refuse_transductive
+from rareshot.checkpoint import Run, load_learner, read_run, versions, write_atomically
+from rareshot.data.decode import decode
+from rareshot.data.files import BadFileError, Observe, ignore, shown
+from rareshot.data.folders import is_image
+from rareshot.methods import METHODS
+from rareshot.methods.pretrained import SIZE
+from rareshot.support_set import COLUMNS, as_float, read_support
+from rareshot.types import Classifier, Learner
+
+PACKAGED = Path(__file__).parent / "learners"
+WORDS = ("isic2018", "pretrained")
+"""Learners that need no run: one that comes with rareshot, and the ImageNet network of the extra `pretrained`."""
+FORMULA = ("=", "+", "-", "@")
+"""A cell that begins so is run by a spreadsheet."""
+
+
+def load(name: str | Path) -> Learner:
+    """The learner called `name`, ready for `adapt`.
+
+    Args:
+        name: a run's folder, `isic2018` or `pretrained`; a folder comes before a word.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+        ValueError: if the run is damaged, the learner is transductive, or the extra `pretrained` is missing.
+    """
+    return find_learner(name)[1]
+
+
+def find_learner(name: str | Path) -> tuple[Run, Learner]:
+    """The same, with the run that it comes from."""
+    folder = Path(name)
+    if not folder.is_dir() and str(name) == "pretrained":
+        method = METHODS["pretrained"]
+        return Run(method, "pretrained", 0, SIZE, "own", {}, versions()), method.blank(SIZE)
+    if not folder.is_dir() and str(name) in WORDS:
+        folder = PACKAGED / str(name)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no learner {str(name)!r}: give a run's folder (rareshot fit makes one) or one of {', '.join(WORDS)}"
+        )
+    run, learner = read_run(folder), load_learner(folder)
+    refuse_transductive(str(name), learner)
+    return run, learner
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """An adapted classifier that judges one image at a time: the bits of an answer depend on that image alone."""
+
+    bundle: Bundle
+    classifier: Classifier
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the columns of probabilities."""
+        return self.bundle.classes
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images that it takes."""
+        return self.bundle.run.size
+
+    def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
+        """Probabilities; each row sums to 1."""
+        return one_by_one(self.classifier, images)
+
+    def warnings(self, image: UInt8[Tensor, "3 h w"], probabilities: Float[Tensor, " way"]) -> list[str]:
+        """What is to be said of one answer: the one place for it, and the last column of predictions.csv."""
+        told = []
+        same = self.bundle.support.position_of(image)
+        if same is not None:
+            label = int(self.bundle.support.labels[same])
+            told.append(
+                f"is a support image of class {self.classes[label]!r}, {self.bundle.support.names[same]}: this is no test"
+            )
+        if int((probabilities == probabilities.max()).sum()) > 1:
+            told.append("no class is more probable than all others")
+        return told
+
+
+def one_by_one(classifier: Classifier, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
+    """Probabilities, each image sent by itself: in a batch, the last bits of an answer depend on the batch's size."""
+    if not len(images):
+        raise ValueError("no image to judge; give at least one")
+    return torch.cat([classifier(image[None].contiguous()) for image in images])
+
+
+def adapt_to(name: str | Path, support: str | Path, *, seed: int = 0, observe: Observe = ignore) -> Predictor:
+    """Adapt the learner called `name` to the photographs at `support`; `save_bundle` keeps its `bundle`.
+
+    Args:
+        support: a folder with a folder of images for each class, or a table with columns path and label.
+        seed: of the few methods whose adaptation draws at random (fine-tuning's augmentation).
+
+    Raises:
+        FileNotFoundError: if there is no such learner, or nothing at `support`.
+        ValueError: as `load` and `rareshot.support_set.read_support`, or if the learner takes another number of classes.
+    """
+    run, learner = find_learner(name)
+    images = read_support(support, run.size, observe=observe)
+    bundle = Bundle(run, Path(os.path.abspath(name)).name, learner.state(), images, seed)
+    return Predictor(bundle, learner.adapt(images.support, seed=seed))
+
+
+def load_classifier(file: str | Path) -> Predictor:
+    """The classifier of a file that `rareshot adapt` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming the file, if it is damaged, or no classifier that this version can make.
+    """
+    bundle = load_bundle(Path(file))
+    try:
+        return Predictor(bundle, bundle.adapt())
+    except (ValueError, RuntimeError) as error:  # Runtime: timm's, of a network that cannot be built so
+        raise ValueError(f"{file}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one image."""
+
+    path: str
+    predicted: str
+    """The most probable class; empty where the image could not be read."""
+    probabilities: tuple[float, ...]
+    """One a class; none where the image could not be read."""
+    warnings: tuple[str, ...]
+    """Reasons to mistrust the answer, or why there is none."""
+
+
+def answer(predictor: Predictor, path: str) -> Answer:
+    """The answer on one image file; a file that cannot be read has its reason in `warnings`."""
+    try:
+        pixels = torch.from_numpy(decode(path, predictor.size)).permute(2, 0, 1).contiguous()
+    except BadFileError as error:
+        return Answer(path, "", (), (error.reason,))
+    probabilities = predictor(as_float(pixels)[None])[0]
+    best = predictor.classes[int(probabilities.argmax())]
+    return Answer(path, best, tuple(probabilities.tolist()), tuple(predictor.warnings(pixels, probabilities)))
+
+
+def answers(predictor: Predictor, paths: Iterable[str]) -> Iterator[Answer]:
+    """The answer on each file, in order."""
+    return (answer(predictor, path) for path in paths)
+
+
+def image_files(paths: Sequence[str | Path]) -> list[str]:
+    """Files as they are named, and all images inside folders, sorted; each once. An empty folder stays, to be named.
+
+    Hidden files and folders are left out, and so is what `is_image` does not know; links to folders are not followed.
+    """
+    found: list[str] = []
+    for path in map(str, paths):
+        inside: list[str] = []
+        if os.path.isdir(path):
+            for root, folders, files in os.walk(path):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                named = [name for name in sorted(files) if not name.startswith(".")]
+                inside += [os.path.join(root, name) for name in named if is_image(Path(root, name))]
+        found += inside or [path]
+    return list(dict.fromkeys(found))
+
+
+def write_answers(file: Path, classes: Sequence[str], told: Sequence[Answer]) -> Path:
+    """predictions.csv: path, predicted, a column of probabilities for each class, warnings. Whole or not at all.
+
+    UTF-8. A cell that a spreadsheet would run as a formula has a ' before it; probabilities are the shortest text that gives
+    the same float32.
+    """
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([COLUMNS[0], COLUMNS[1], *map(_harmless, classes), COLUMNS[2]])
+    for one in told:
+        numbers = [_shortest(value) for value in one.probabilities] or [""] * len(classes)
+        rows.writerow([_harmless(one.path), _harmless(one.predicted), *numbers, _harmless("; ".join(one.warnings))])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, text.getvalue().encode(errors="backslashreplace"))
+    return file
+
+
+def line_of(one: Answer, classes: Sequence[str]) -> str:
+    """One answer as a line for people."""
+    if not one.probabilities:
+        return f"{shown(one.path)}: {'; '.join(one.warnings)}"
+    told = "  ".join(f"{shown(name)} {value:.3f}" for name, value in zip(classes, one.probabilities, strict=True))
+    return f"{shown(one.path)}  {shown(one.predicted)}  ({told}){''.join(f'  ! {shown(w)}' for w in one.warnings)}"
+
+
+def _shortest(value: float) -> str:
+    return str(torch.tensor(value, dtype=torch.float32).numpy())
+
+
+def _harmless(text: str) -> str:
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text

@@ -1,0 +1,311 @@
+"""Five photographs on a laptop: adapt and predict, in Python and from the command line."""
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_pretrained import needs_weights
+from tiny import METHOD, RUN
+
+import rareshot
+from rareshot.checkpoint import save_learner, state_hash, write_run
+from rareshot.cli import main
+from rareshot.data.collection import LabelledImages
+from rareshot.methods.maml import MAML
+from rareshot.predict import (
+    PACKAGED,
+    Answer,
+    Predictor,
+    adapt_to,
+    answers,
+    find_learner,
+    image_files,
+    load,
+    load_classifier,
+    write_answers,
+)
+from rareshot.support_set import as_float, read_support
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def put(file: Path, shade: int, seed: int) -> Path:
+    """A photograph of 20 x 24 pixels about as bright as `shade`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 60, (20, 24, 3))
+    Image.fromarray((shade + noise).astype(np.uint8)).save(file)
+    return file
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three photographs of each of two conditions."""
+    for at in range(3):
+        put(tmp_path / "photos" / "lupus" / f"{at}.png", 20, at)
+        put(tmp_path / "photos" / "rosacea" / f"{at}.png", 170, 10 + at)
+    return tmp_path / "photos"
+
+
+def run_folder(folder: Path, made: LabelledImages, method: MAML = METHOD) -> Path:
+    write_run(folder, replace(RUN, method=method))
+    save_learner(folder, method.untrained(made.common(), seed=0))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, made: LabelledImages) -> Path:
+    return run_folder(tmp_path / "run", made)
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> list[str]:
+    """Twenty new photographs."""
+    return [str(put(tmp_path / "new" / f"{at:02d}.png", 20 if at % 2 else 170, 100 + at)) for at in range(20)]
+
+
+def test_the_short_form_of_the_readme_works(photos: Path, new: list[str]) -> None:
+    learner = rareshot.load("isic2018")
+    probabilities = learner.adapt(rareshot.support_from(photos, learner.size))(torch.rand(2, 3, 64, 64))
+    assert probabilities.shape == (2, 2)
+    predictor = rareshot.adapt_to("isic2018", photos)
+    assert [one.predicted for one in answers(predictor, new)] == ["rosacea", "lupus"] * 10
+
+
+def test_an_answer_is_bit_equal_alone_and_among_others_and_leaves_the_learner_alone(
+    photos: Path, new: list[str]
+) -> None:
+    predictor = adapt_to("isic2018", photos)
+    before = state_hash(predictor.bundle.state)
+    together = list(answers(predictor, new))
+    alone = [next(answers(predictor, [path])) for path in reversed(new)][::-1]
+    assert together == alone
+    images = as_float(torch.randint(0, 256, (20, 3, 64, 64), dtype=torch.uint8))
+    assert torch.equal(predictor(images), torch.cat([predictor(image[None]) for image in images]))
+    assert state_hash(predictor.bundle.state) == before
+
+
+def test_command_line_and_python_give_the_same_bits(run: Path, photos: Path, new: list[str], tmp_path: Path) -> None:
+    file, out = tmp_path / "c.safetensors", tmp_path / "sub" / "predictions.csv"
+    assert main(["adapt", str(run), "--support", str(photos), "--out", str(file)]) == 0
+    assert main(["predict", str(file), str(tmp_path / "new"), "--out", str(out)]) == 0
+    with out.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert list(rows[0]) == ["path", "predicted", "lupus", "rosacea", "warnings"]
+    assert [row["path"] for row in rows] == new
+    told = [tuple(float(np.float32(row[name])) for name in ("lupus", "rosacea")) for row in rows]
+    assert told == [one.probabilities for one in answers(adapt_to(run, photos), new)]
+
+
+def test_adapt_says_what_it_understood_and_what_to_run_next(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "rosacea" / "1.png").unlink()
+    (photos / "rosacea" / "2.png").unlink()
+    (photos / "lupus" / "2.png").write_bytes((photos / "lupus" / "1.png").read_bytes())
+    (photos / "lupus" / "note.txt").write_text("hello")
+    file = tmp_path / "c.safetensors"
+    assert main(["adapt", str(run), "--support", str(photos), "--out", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert "learner: run (daml, 16 px)" in out
+    assert "classes: lupus (3), rosacea (1)" in out
+    assert f"next: rareshot predict {file} " in out
+    assert "treat it as patient data" in out
+    for caution in (
+        "one image only of rosacea",
+        "unequal numbers of images",
+        "1.png and 2.png are the same picture",
+        "left out: lupus/note.txt",
+    ):
+        assert caution in err
+
+
+def test_a_file_that_cannot_be_read_is_named_and_has_a_row_with_its_reason(
+    run: Path, photos: Path, new: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, file, out = tmp_path / "[red]bad.jpg", tmp_path / "c.safetensors", tmp_path / "p.csv"
+    bad.write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    assert main(["adapt", str(run), "--support", str(photos), "--out", str(file)]) == 0
+    command = ["predict", str(file), str(bad), new[0], str(tmp_path / "none.png"), str(tmp_path / "empty")]
+    assert main([*command, "--out", str(out)]) == 0
+    with out.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["predicted"] != "" for row in rows] == [False, True, False, False]
+    assert rows[0]["lupus"] == ""
+    assert [row["warnings"][:12] for row in rows] == ["is not an im", "", "does not exi", "is a folder,"]
+    told = capsys.readouterr().err
+    assert f"{bad}: is not an image" in told
+    assert "none.png: does not exist" in told
+    assert main(["predict", str(file), str(bad)]) == 2
+    assert "none of 1 images could be read" in capsys.readouterr().err
+
+
+def test_without_out_the_answers_are_printed(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adapt", str(run), "--support", str(photos), "--out", str(tmp_path / "c")]) == 0
+    assert main(["predict", str(tmp_path / "c"), str(photos / "lupus" / "0.png")]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.search(r"0\.png  (lupus|rosacea)  \(lupus 0\.\d{3}  rosacea 0\.\d{3}\)", line)
+    assert "is a support image of class 'lupus', 0.png: this is no test" in line
+
+
+def test_no_cell_of_the_csv_is_a_formula_and_any_name_comes_back(tmp_path: Path) -> None:
+    classes = ("=cmd()", 'a,"b"\nc', "@x", "\t+1")
+    told = [
+        Answer("-2+3.png", "=cmd()", (0.5, 0.5, 1e-9, 0.0), ("@warn",)),
+        Answer("caf\udce9.png", "", (), ("is\nbad",)),
+    ]
+    with write_answers(tmp_path / "p.csv", classes, told).open(newline="", encoding="utf-8") as lines:
+        header, first, second = csv.reader(lines)
+    assert header == ["path", "predicted", "'=cmd()", 'a,"b"\nc', "'@x", "'\t+1", "warnings"]
+    assert first == ["'-2+3.png", "'=cmd()", "0.5", "0.5", "1e-09", "0.0", "'@warn"]
+    assert second == ["caf\\udce9.png", "", "", "", "", "", "is\nbad"]
+
+
+def test_folders_give_all_images_inside_once_and_nothing_hidden(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "deep/c.tif", ".hidden.png", ".git/d.png", "note.txt"):
+        put(tmp_path / name, 9, 0) if not name.endswith("txt") else (tmp_path / name).write_text("x")
+    found = image_files([tmp_path, tmp_path / "b.png", "note.txt"])
+    assert found == [*(str(tmp_path / name) for name in ("a.JPG", "b.png", "deep/c.tif")), "note.txt"]
+
+
+def test_a_table_of_paths_is_a_support_set_too(photos: Path) -> None:
+    table = photos / "few.csv"
+    table.write_text('path,label\nlupus/0.png,"a, b"\nrosacea/1.png,c\n')
+    support = read_support(table, 16)
+    assert support.classes == ("a, b", "c")
+    assert support.names == ("0.png", "1.png")
+
+
+def test_every_class_of_a_folder_counts_whatever_known_set_it_resembles(tmp_path: Path) -> None:
+    names = ("akiec", "bcc", "bkl", "df", "mel", "nv", "other", "vasc")
+    for at, name in enumerate(names):
+        put(tmp_path / name / "1.png", 10 * at, at)
+    assert read_support(tmp_path, 16).classes == names
+
+
+def test_a_folder_comes_before_a_word(made: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load("isic2018").size == 64
+    run_folder(tmp_path / "isic2018", made)
+    monkeypatch.chdir(tmp_path)
+    assert load("isic2018").size == 16
+
+
+def test_the_packaged_learner_is_the_one_of_its_card() -> None:
+    run, learner = find_learner("isic2018")
+    card = (PACKAGED / "isic2018" / "CARD.md").read_text()
+    assert f"`{state_hash(learner.state())}`" in card
+    assert str(run.data["fingerprint"]) in card
+    assert all(f"`{name}`" in card for name in run.data["common"])
+    assert learner.inductive
+
+
+@pytest.mark.parametrize("protocol", ["full", "paper"])
+def test_the_cards_figures_are_those_of_the_results(protocol: str) -> None:
+    file = RESULTS / f"laptop/isic2018/cells/maml-5shot-seed0/{protocol}-2way-5shot.summary.json"
+    if not file.is_file():
+        pytest.skip(f"{file.name} is not here: results/ comes with the repository, not with the package")
+    summary = json.loads(file.read_text())
+    card = (PACKAGED / "isic2018" / "CARD.md").read_text()
+    for auc in (summary["metrics"]["auc"], summary["auc_over_lesions"]):
+        mean, low, high = (f"{100 * auc[name]:.1f}" for name in ("mean", "low", "high"))
+        assert f"| `{protocol}` | {mean} | {low} to {high}, {auc['kind']}" in card
+
+
+@needs_weights
+def test_pretrained_needs_no_run(photos: Path, new: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "c.safetensors"
+    assert main(["adapt", "pretrained", "--support", str(photos), "--out", str(file)]) == 0
+    predictor: Predictor = load_classifier(file)
+    assert [one.predicted for one in answers(predictor, new[:2])] == ["rosacea", "lupus"]
+
+
+def change(photos: Path, what: str) -> None:
+    first = photos / "lupus" / "0.png"
+    if what == "one class":
+        for file in (photos / "lupus").iterdir():
+            file.unlink()
+        (photos / "lupus").rmdir()
+    elif what == "empty class":
+        (photos / "eczema").mkdir()
+    elif what == "bad image":
+        first.write_text("no picture")
+    elif what == "two classes":
+        (photos / "rosacea" / "x.png").write_bytes(first.read_bytes())
+    elif what == "loose":
+        for file in (*(photos / "lupus").iterdir(), *(photos / "rosacea").iterdir()):
+            file.unlink()
+    elif what == "column":
+        (photos / "lupus").rename(photos / "path")
+    elif what == "many":
+        for at in range(1001):
+            (photos / "lupus" / f"x{at}.png").touch()
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("one class", r"1 class \(rosacea\); a classifier needs at least 2"),
+        ("empty class", "eczema: is a class folder without an image"),
+        ("bad image", "1 unreadable image: lupus/0.png: is not an image"),
+        ("two classes", "0.png of class 'lupus' and x.png of class 'rosacea' are the same picture"),
+        ("loose", "no folder in it holds an image; make a folder for each class"),
+        ("column", "'path' cannot be a class's name"),
+        ("many", "1007 images of 16 pixels; at most 1000 images"),
+    ],
+)
+def test_a_support_set_that_cannot_be_adapted_to_is_refused_in_one_line(
+    what: str, message: str, run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(photos, what)
+    assert main(["adapt", str(run), "--support", str(photos), "--out", str(tmp_path / "c")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, said)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (replace(METHOD, norm="transductive"), "is transductive: its answer on an image depends on the images"),
+        (replace(METHOD, head="full", way=3), "full head for 3 classes and cannot take 2"),
+    ],
+)
+def test_a_learner_that_does_not_serve_is_refused(
+    method: MAML, message: str, made: LabelledImages, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        adapt_to(run_folder(tmp_path / "other", made, method), photos)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["adapt", "gpt", "--support", "PHOTOS", "--out", "OUT"], "no learner 'gpt': give a run's folder"),
+        (["adapt", "RUN", "--support", "nowhere", "--out", "OUT"], "nowhere: no such folder or file"),
+        (["adapt", "RUN", "--support", "PHOTOS", "--out", "RUN"], "is there already"),
+        (["adapt", "RUN", "--support", "PHOTOS", "--out", "OUT", "--seed", "-1"], "seed=-1 must be at least 0"),
+        (["adapt", "PHOTOS", "--support", "PHOTOS", "--out", "OUT"], "holds no run"),
+        (["predict", "OUT", "PHOTOS"], "no such classifier; make one with `rareshot adapt LEARNER"),
+        (["predict", "PICTURE", "PHOTOS"], "damaged or not a safetensors file"),
+        (["predict", "WEIGHTS", "PHOTOS"], "is not a classifier of rareshot"),
+        (["predict", "OUT", "PHOTOS", "--out", "p.txt"], "name ends in .csv"),
+        (["predict", "OUT"], "predict needs images"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    args: list[str], message: str, run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"PHOTOS": photos, "RUN": run, "OUT": tmp_path / "out", "PICTURE": photos / "lupus" / "0.png"}
+    places["WEIGHTS"] = run / "learner.safetensors"
+    assert main([str(places.get(word, word)) for word in args]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("rareshot: ")
+    assert message in said
