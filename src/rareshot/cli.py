@@ -18,7 +18,7 @@ fit it on common diseases, adapt it to k images of each rare one.
   rareshot data check|prepare|fetch      look at a data set, decode it once, download one
   rareshot adapt LEARNER                 a few photographs of each condition in, a classifier out
   rareshot predict CLASSIFIER IMAGES     what it says of new images
-  rareshot fit maml|fomaml|anil|daml     meta-train on the common diseases
+  rareshot fit METHOD                    train on the common diseases: maml, daml, relation, finetune, ...
   rareshot evaluate RUN                  judge a run on the rare diseases
   rareshot compare RUN RUN               is one better than the other beyond noise?
   rareshot reproduce table1|table2|..    the paper's tables, row by row, beside its figures
