@@ -1,0 +1,75 @@
+"""Leave-one-out: the learner adapted without each support image in turn. Suspects, sets, temperature and spread share it."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rareshot.types import Classifier, Learner, Support
+
+TINY = 1e-300
+"""Below it probabilities are told apart no more, as in `metrics.ranking`."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One classifier a support image, adapted to all the others."""
+
+    support: Support
+    classifiers: tuple[Classifier, ...]
+    """In the order of the support images."""
+    probabilities: Float[Tensor, "s way"]
+    """Row i: what is said of image i by the classifier that has not seen it."""
+
+    def answers(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "s n way"]:
+        """What each of the classifiers says of other images."""
+        return torch.stack([classify(images) for classify in self.classifiers])
+
+
+def leave_one_out(learner: Learner, support: Support, *, seed: int = 0) -> LeftOut:
+    """Adapt once for each support image, without it: as many adaptations as there are support images.
+
+    Raises:
+        ValueError: if the learner is not inductive, or a class has a single image and would be left empty.
+    """
+    refuse_transductive(learner)
+    single = [name for name, n in zip(support.classes, counts(support), strict=True) if n < 2]
+    if single:
+        raise ValueError(
+            f"to leave one image out, every class needs at least 2; there is a single one of {', '.join(single)}: "
+            "give more images, or do without what is learnt from leaving out"
+        )
+    classifiers, own = [], []
+    for i in range(len(support.labels)):
+        others = [j for j in range(len(support.labels)) if j != i]
+        classify = learner.adapt(Support(support.images[others], support.labels[others], support.classes), seed=seed)
+        classifiers.append(classify)
+        own.append(classify(support.images[i : i + 1])[0])
+    return LeftOut(support, tuple(classifiers), torch.stack(own))
+
+
+def counts(support: Support) -> list[int]:
+    """Images of each class."""
+    return [int(n) for n in torch.bincount(support.labels, minlength=support.way)]
+
+
+def class_log_odds(probabilities: Float[Tensor, "*rows way"]) -> Float[Tensor, "*rows way"]:
+    """log p_c - log Σ of the other classes: p_c's order, without its rounding to 1."""
+    logs = probabilities.double().clamp_min(TINY).log()
+    way = logs.shape[-1]
+    others = [logs[..., [d for d in range(way) if d != c]].logsumexp(-1) for c in range(way)]
+    return logs - torch.stack(others, -1)
+
+
+def refuse_transductive(learner: Learner) -> None:
+    """Refuse a learner whose answer to one image depends on the others that are sent with it.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if not learner.inductive:
+        raise ValueError(
+            "this learner is transductive: its answer to an image depends on the others sent with it, so nothing can be "
+            "said about that answer alone; fit one with norm=support"
+        )
