@@ -52,6 +52,15 @@ def test_the_same_classifier_is_the_same_file(bundle: Bundle, file: Path, tmp_pa
     assert save_bundle(tmp_path / "other", bundle).read_bytes() == file.read_bytes()
 
 
+def test_a_file_of_the_first_format_still_answers_with_the_same_bits(bundle: Bundle, file: Path) -> None:
+    tensors, metadata = load_state(file)
+    told = {key: value for key, value in json.loads(metadata["rareshot"]).items() if key != "trust"}
+    rewritten(file, tensors, {**told, "format": 1})
+    assert load_bundle(file).temperature == 1
+    images = torch.rand(1, 3, 16, 16)
+    assert torch.equal(load_classifier(file)(images), bundle.adapt()(images))
+
+
 @pytest.mark.parametrize("name", ["relation", "protonet", "finetune", "logistic"])
 def test_every_kind_of_learner_comes_back(name: str, bundle: Bundle, made: LabelledImages, tmp_path: Path) -> None:
     method: Any = METHODS[name]
@@ -112,6 +121,9 @@ def method_with(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (lambda told: {**told, "seed": True}, "seed=True"),
         (lambda told: {**told, "learner": 7}, "learner=7"),
         (lambda told: {**told, "hash": "0"}, "not those that its hash says"),
+        (lambda told: {**told, "format": 3}, "its format is 3; this version of rareshot reads 1 and 2"),
+        (lambda told: {**told, "format": True}, "its format is True"),
+        (lambda told: {**told, "trust": 5}, "its calibration has format None"),
         (lambda told: {**told, "versions": 5}, "not a sound classifier"),
         (lambda told: {**told, "run": []}, "run is not a JSON object"),
         (lambda told: {**told, "run": {**told["run"], "surprise": 1}}, "not a sound classifier"),

@@ -17,6 +17,7 @@ import rareshot
 from rareshot.checkpoint import save_learner, state_hash, write_run
 from rareshot.cli import main
 from rareshot.data.collection import LabelledImages
+from rareshot.data.decode import decode
 from rareshot.methods.maml import MAML
 from rareshot.predict import (
     PACKAGED,
@@ -31,6 +32,9 @@ from rareshot.predict import (
     write_answers,
 )
 from rareshot.support_set import as_float, read_support
+from rareshot.trust import Reference, leave_one_out, prediction_sets, suspects, with_prevalence, with_temperature
+from rareshot.trust_file import Trust, save_trust
+from rareshot.validation import held_out
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -61,6 +65,17 @@ def run_folder(folder: Path, made: LabelledImages, method: MAML = METHOD) -> Pat
 @pytest.fixture
 def run(tmp_path: Path, made: LabelledImages) -> Path:
     return run_folder(tmp_path / "run", made)
+
+
+@pytest.fixture
+def calibrated(run: Path, made: LabelledImages) -> Path:
+    """The same run, with a temperature of 3 at k = 3, and a threshold that every support set is below."""
+    learner = load(run)
+    train, held = held_out(made.common(), 0.5)
+    assert held is not None
+    reference = Reference.of(learner, train, held)
+    save_trust(run, Trust(state_hash(learner.state()), 2, {1: 2.0, 3: 3.0}, {3: 90.0}, reference, 60, 20))
+    return run
 
 
 @pytest.fixture
@@ -225,6 +240,179 @@ def test_pretrained_needs_no_run(photos: Path, new: list[str], tmp_path: Path) -
     assert main(["adapt", "pretrained", "--support", str(photos), "--out", str(file)]) == 0
     predictor: Predictor = load_classifier(file)
     assert [one.predicted for one in answers(predictor, new[:2])] == ["rosacea", "lupus"]
+
+
+def test_a_calibrated_answer_is_the_classifiers_own_at_the_temperature_of_its_k(
+    calibrated: Path, photos: Path, new: list[str]
+) -> None:
+    predictor = adapt_to(calibrated, photos)
+    assert predictor.bundle.temperature == 3.0
+    images = torch.rand(8, 3, 16, 16)
+    raw = torch.cat([predictor.classifier(image[None]) for image in images])
+    ours = predictor(images)
+    assert torch.equal(ours, torch.cat([with_temperature(row[None], 3.0).float() for row in raw]))
+    assert torch.equal(ours[:, 0].argsort(), raw[:, 0].argsort())
+    assert not torch.equal(ours, raw)
+    (photos / "lupus" / "1.png").unlink()
+    (photos / "lupus" / "2.png").unlink()
+    assert adapt_to(calibrated, photos).bundle.temperature == 2.0
+
+
+def test_a_learner_that_was_not_calibrated_answers_with_the_classifiers_own_bits(run: Path, photos: Path) -> None:
+    predictor = replace(adapt_to(run, photos), prevalence={})
+    images = torch.rand(3, 3, 16, 16)
+    assert torch.equal(predictor(images), torch.cat([predictor.classifier(image[None]) for image in images]))
+
+
+def test_calibrated_answers_with_prevalence_and_sets_are_bit_equal_alone_and_among_others(
+    calibrated: Path, photos: Path, new: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "c.safetensors"
+    assert main(["adapt", str(calibrated), "--support", str(photos), "--out", str(file)]) == 0
+    (calibrated / "trust.safetensors").unlink()  # the classifier stands by itself
+
+    def told(paths: list[str]) -> list[Answer]:
+        shares = {"lupus": 0.9, "rosacea": 0.1}
+        return list(answers(replace(load_classifier(file), prevalence=shares, sets=True), paths))
+
+    together = told(new[:3])
+    assert together == [told([path])[0] for path in new[:3]]
+    assert all(one.warnings for one in together)
+
+
+def test_prevalence_sets_and_calibration_reach_the_command_line(
+    calibrated: Path, photos: Path, new: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "c.safetensors", tmp_path / "p.csv"
+    assert main(["adapt", str(calibrated), "--support", str(photos), "--out", str(file)]) == 0
+    shares = ["--prevalence", "lupus=0.8", "--prevalence", "rosacea=0.2"]
+    assert main(["predict", str(file), str(tmp_path / "new"), "--sets", *shares, "--out", str(out)]) == 0
+    with out.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert list(rows[0]) == ["path", "predicted", "lupus", "rosacea", "set", "warnings"]
+    predictor, support = load_classifier(file), read_support(photos, 16).support
+    image = as_float(torch.from_numpy(np.asarray(decode(new[0], 16))).permute(2, 0, 1))[None].contiguous()
+    expected = with_prevalence(predictor(image), predictor.classes, {"lupus": 0.8, "rosacea": 0.2}).float()[0]
+    assert [float(np.float32(rows[0][name])) for name in predictor.classes] == expected.tolist()
+    left_out = leave_one_out(load(calibrated), support)
+    among = prediction_sets(left_out, left_out.answers(image))[0].tolist()
+    assert rows[0]["set"] == "; ".join(name for name, inside in zip(support.classes, among, strict=True) if inside)
+    told = capsys.readouterr().err
+    assert "at least 75 % of images like the support images, at k = 3; the smallest error" in told
+    assert "3 images a class allow is 1 in 4" in told
+
+
+def test_adapt_ranks_the_support_images_and_warns_where_the_threshold_says_so(
+    calibrated: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(photos / "lupus" / "2.png", 170, 77)  # looks like rosacea
+    assert main(["adapt", str(calibrated), "--support", str(photos), "--out", str(tmp_path / "c")]) == 0
+    out, err = capsys.readouterr()
+    found = suspects(leave_one_out(load(calibrated), read_support(photos, 16).support))
+    assert re.findall(r"  (\d\.\d{3})  ", out) == [f"{found.own[at]:.3f}" for at in found.order]
+    assert re.search(r"suspects: .*\n  0\.\d{3}  lupus/2\.png", out)
+    assert "caution: lupus/2.png fits its label worse than the worst photograph does in 9 of 10 clean" in err
+    assert "with k = 3: is the label right?" in err
+
+
+def test_a_threshold_of_two_classes_warns_of_no_three(
+    calibrated: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for at in range(3):
+        put(photos / "eczema" / f"{at}.png", 90, 30 + at)
+    assert main(["adapt", str(calibrated), "--support", str(photos), "--out", str(tmp_path / "c")]) == 0
+    assert "a ranking only, no warning: this learner is calibrated on 2 classes only" in capsys.readouterr().out
+    assert not load_classifier(tmp_path / "c").suspects().warning
+
+
+@pytest.mark.parametrize("number", [1, 16])
+def test_single_images_and_many_are_not_left_out(
+    number: int, run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("lupus", "rosacea"):
+        for old in (photos / name).iterdir():
+            old.unlink()
+        for at in range(number):
+            put(photos / name / f"{at}.png", 20 if name == "lupus" else 170, 50 + at)
+    assert main(["adapt", str(run), "--support", str(photos), "--out", str(tmp_path / "c")]) == 0
+    told = capsys.readouterr().out
+    assert ("suspects" in told) == (number > 1)
+    assert ("not looked for; with 32 images, more than 30" in told) == (number > 1)
+
+
+def test_a_learner_that_was_not_calibrated_ranks_only_and_says_so(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adapt", str(run), "--support", str(photos), "--out", str(tmp_path / "c")]) == 0
+    out, err = capsys.readouterr()
+    assert "a ranking only, no warning: this learner is not calibrated" in out
+    assert "fits its label worse" not in err
+
+
+def test_images_unlike_the_common_ones_have_a_warning_that_support_images_take_back(
+    calibrated: Path, photos: Path, made: LabelledImages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = made.common()
+    usual = tmp_path / "usual"
+    for label in (0, 1):
+        (usual / common.classes[label]).mkdir(parents=True)
+        for number, at in enumerate(np.flatnonzero(common.labels == label)[:4:2]):
+            Image.fromarray(common.pixels[at]).save(usual / common.classes[label] / f"{number}.png")
+    files = {}
+    for name, support in (("usual", usual), ("odd", photos)):
+        files[name] = tmp_path / f"{name}.safetensors"
+        assert main(["adapt", str(calibrated), "--support", str(support), "--out", str(files[name])]) == 0
+    capsys.readouterr()
+    own = usual / common.classes[0] / "0.png"
+    assert main(["predict", str(files["usual"]), str(photos / "lupus" / "0.png"), str(own)]) == 0
+    out, err = capsys.readouterr()
+    message = "unlike the images this learner was fitted on (1 in 20 of those is called so)"
+    assert [message in line for line in out.splitlines()] == [True, False]
+    assert "support images are themselves unlike" not in err
+    assert main(["predict", str(files["odd"]), str(photos / "lupus" / "0.png")]) == 0
+    err = capsys.readouterr().err
+    assert err.count("6 of the 6 support images are themselves unlike the images that the learner was fitted on") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--prevalence", "lupus=0.5"], "unknown: none, missing: rosacea"),
+        (["--prevalence", "lupus=0.5", "--prevalence", "x=0.5"], "unknown: x, missing: rosacea"),
+        (["--prevalence", "lupus=0.5", "--prevalence", "rosacea=0.6"], "they sum to 1.1"),
+        (["--prevalence", "lupus=0", "--prevalence", "rosacea=1"], "every share must be above 0"),
+        (["--prevalence", "lupus"], "--prevalence lupus: give CLASS=SHARE once for each class"),
+        (["--prevalence", "lupus=half"], "--prevalence lupus=half: give CLASS=SHARE"),
+        (["--prevalence", "lupus=0.5", "--prevalence", "lupus=0.5"], "--prevalence lupus=0.5: give CLASS=SHARE once"),
+        (["--sets"], "a prediction set needs at least 2 support images of each class; got 1"),
+    ],
+)
+def test_a_prevalence_or_a_set_that_cannot_be_is_refused(
+    more: list[str], message: str, run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if more == ["--sets"]:
+        for at in (1, 2):
+            (photos / "lupus" / f"{at}.png").unlink()
+    assert main(["adapt", str(run), "--support", str(photos), "--out", str(tmp_path / "c")]) == 0
+    assert main(["predict", str(tmp_path / "c"), str(photos), *more]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_class_called_set_can_have_no_sets(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a class is called 'set', which is the column of prediction sets"):
+        write_answers(tmp_path / "p.csv", ("a", "set"), [], sets=True)
+
+
+def test_an_empty_set_is_said_and_a_set_of_several_stands_in_one_cell(tmp_path: Path) -> None:
+    told = [
+        Answer("1", "a", (0.5, 0.5), (), ("a", "=b")),
+        Answer("2", "a", (0.5, 0.5), ("empty",)),
+        Answer("3", "", (), ("bad",)),
+    ]
+    with write_answers(tmp_path / "p.csv", ("a", "=b"), told, sets=True).open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["set"] for row in rows] == ["a; =b", "", ""]
+    assert [row["warnings"] for row in rows] == ["", "empty", "bad"]
 
 
 def change(photos: Path, what: str) -> None:

@@ -6,6 +6,7 @@ file is to adapt again. **The file holds the support images; treat it as patient
 state/<name>       the learner's state
 support/images     (s, 3, size, size) uint8
 support/labels     (s,) int64
+trust/<name>       where the learner was calibrated: a copy of its `Trust`
 metadata           one JSON text, `rareshot`: the run that the learner comes from, its name and hash, classes, file names, seed
 
 The same learner, images and seed give the same file, byte by byte: no date is in it.
@@ -27,9 +28,12 @@ from rareshot.checkpoint import LARGEST, Run, load_state, save_state, state_hash
 from rareshot.methods import KINDS
 from rareshot.methods.pretrained import Pretrained
 from rareshot.support_set import SupportSet
+from rareshot.trust_file import Trust, trust_of
 from rareshot.types import Classifier, Learner, Method, State
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)
+"""Formats that are read; 1 has no `trust`."""
 MOST_STEPS = 1000
 """Steps of adaptation that a file may ask for; methods take 10 to 50."""
 
@@ -47,28 +51,49 @@ class Bundle:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=versions)
     """Of the programs that wrote the file."""
+    trust: Trust | None = None
+    """What was measured of the learner; None where it was not calibrated."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the columns of probabilities."""
         return self.support.classes
 
+    @property
+    def shot(self) -> int:
+        """k: images of the smallest class."""
+        return min(self.support.counts.values())
+
+    @property
+    def temperature(self) -> float:
+        """That of the nearest k that was measured; 1, which changes nothing, where none was."""
+        return self.trust.temperature(self.shot) if self.trust else 1.0
+
     def adapt(self) -> Classifier:
         """The classifier; the same bits on one machine with one number of threads.
 
         Raises:
-            ValueError: if the state does not fit the method, the way does not fit its head, or the learner is transductive.
+            ValueError: as `fitted`, or if the way does not fit the learner's head.
+        """
+        return self.fitted().adapt(self.support.support, seed=self.seed)
+
+    def fitted(self) -> Learner:
+        """The learner.
+
+        Raises:
+            ValueError: if the state does not fit the method, or the learner is transductive.
         """
         _refuse_larger(self.run.method, self.run.size, self.state)
         learner = self.run.method.blank(self.run.size).with_state(self.state)
         refuse_transductive(self.learner, learner)
-        return learner.adapt(self.support.support, seed=self.seed)
+        return learner
 
 
 def save_bundle(file: Path, bundle: Bundle) -> Path:
     """Write a classifier, whole or not at all."""
     tensors = {f"state/{name}": value for name, value in bundle.state.items()}
     tensors |= {"support/images": bundle.support.images, "support/labels": bundle.support.labels}
+    tensors |= bundle.trust.tensors("trust/") if bundle.trust else {}
     told = {
         "format": FORMAT,
         "learner": bundle.learner,
@@ -77,6 +102,7 @@ def save_bundle(file: Path, bundle: Bundle) -> Path:
         "classes": bundle.classes,
         "names": bundle.support.names,
         "seed": bundle.seed,
+        "trust": bundle.trust.to_json() if bundle.trust else None,
         "versions": dict(bundle.versions),
     }
     # ASCII: a file name that is no UTF-8 goes through.
@@ -97,8 +123,9 @@ def load_bundle(file: Path) -> Bundle:
         raise ValueError(f"{file} is not a classifier of rareshot; make one with `rareshot adapt LEARNER --out {file}`")
     try:
         told = json.loads(metadata["rareshot"])
-        if not isinstance(told, dict) or told.get("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}, the one that this version of rareshot reads")
+        number = told.get("format") if isinstance(told, dict) else None
+        if type(number) is not int or number not in READ:
+            raise ValueError(f"its format is {number!r}; this version of rareshot reads {' and '.join(map(str, READ))}")
         return _bundle_of(told, tensors)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
@@ -120,7 +147,9 @@ def refuse_transductive(name: str, learner: Learner) -> None:
 
 def _bundle_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle:
     state = {name.removeprefix("state/"): value for name, value in tensors.items() if name.startswith("state/")}
-    extra = tensors.keys() - {f"state/{name}" for name in state} - {"support/images", "support/labels"}
+    trusted = {name.removeprefix("trust/"): value for name, value in tensors.items() if name.startswith("trust/")}
+    extra = tensors.keys() - {f"state/{name}" for name in state} - {f"trust/{name}" for name in trusted}
+    extra -= {"support/images", "support/labels"}
     if extra:
         raise ValueError(f"nobody knows its {', '.join(sorted(extra))}")
     run = _run_of(told["run"])
@@ -137,7 +166,10 @@ def _bundle_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle
         raise ValueError(f"seed={seed!r} or learner={learner!r} is of the wrong kind")
     if told["hash"] != state_hash(state):
         raise ValueError("the learner's weights are not those that its hash says: the file was changed")
-    return Bundle(run, learner, state, SupportSet(images, labels, classes, names), seed, dict(told["versions"]))
+    trust = None if told["format"] == 1 or told["trust"] is None else trust_of(told["trust"], trusted, told["hash"])
+    if trusted and trust is None:
+        raise ValueError("it holds a reference but no calibration")
+    return Bundle(run, learner, state, SupportSet(images, labels, classes, names), seed, dict(told["versions"]), trust)
 
 
 def _run_of(values: Any) -> Run:

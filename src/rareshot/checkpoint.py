@@ -4,6 +4,7 @@ RUN/run.json                     method, seed, data, versions, commit
 RUN/log.jsonl                    one line an iteration
 RUN/checkpoint-<iteration>.safetensors   the last two, each whole or not there
 RUN/learner.safetensors          when training is done
+RUN/trust.safetensors            after `rareshot calibrate`
 """
 
 import hashlib

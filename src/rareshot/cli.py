@@ -18,7 +18,9 @@ fit it on common diseases, adapt it to k images of each rare one.
   rareshot data check|prepare|fetch      look at a data set, decode it once, download one
   rareshot adapt LEARNER                 a few photographs of each condition in, a classifier out
   rareshot predict CLASSIFIER IMAGES     what it says of new images
+  rareshot export CLASSIFIER             the same for onnxruntime, without torch
   rareshot fit METHOD                    train on the common diseases: maml, daml, relation, finetune, ...
+  rareshot calibrate RUN                 how far can it be taken at its word? held-out common lesions say
   rareshot evaluate RUN                  judge a run on the rare diseases
   rareshot compare RUN RUN               is one better than the other beyond noise?
   rareshot reproduce table1|table2|..    the paper's tables, row by row, beside its figures
@@ -73,8 +75,12 @@ def _command(name: str) -> Callable[[Sequence[str]], None]:
             from rareshot.commands.adapt import adapt as command
         case "predict":
             from rareshot.commands.predict import predict as command
+        case "export":
+            from rareshot.commands.export import export_command as command
         case "fit":
             from rareshot.commands.fit import fit as command
+        case "calibrate":
+            from rareshot.commands.calibrate import calibrate as command
         case "evaluate":
             from rareshot.commands.evaluate import evaluate_command as command
         case "compare":

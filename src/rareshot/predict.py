@@ -9,9 +9,11 @@ An answer depends on the classifier and on that one image, to the last bit, howe
 
 import csv
 import io
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,6 +28,17 @@ from rareshot.data.folders import is_image
 from rareshot.methods import METHODS
 from rareshot.methods.pretrained import SIZE
 from rareshot.support_set import COLUMNS, as_float, read_support
+from rareshot.trust import (
+    LeftOut,
+    Suspects,
+    leave_one_out,
+    prediction_sets,
+    smallest_error,
+    suspects,
+    with_prevalence,
+    with_temperature,
+)
+from rareshot.trust_file import load_trust, refuse_misfit
 from rareshot.types import Classifier, Learner
 
 PACKAGED = Path(__file__).parent / "learners"
@@ -33,6 +46,12 @@ WORDS = ("isic2018", "pretrained")
 """Learners that need no run: one that comes with rareshot, and the ImageNet network of the extra `pretrained`."""
 FORMULA = ("=", "+", "-", "@")
 """A cell that begins so is run by a spreadsheet."""
+UNUSUAL = 0.05
+"""Share of common lesions, classes counted alike, that are called unlike the others."""
+MANY_UNUSUAL = 0.25
+"""Share of the support images from which on the warning says only that the conditions themselves look different."""
+SET = "set"
+"""The column of prediction sets."""
 
 
 def load(name: str | Path) -> Learner:
@@ -50,12 +69,10 @@ def load(name: str | Path) -> Learner:
 
 def find_learner(name: str | Path) -> tuple[Run, Learner]:
     """The same, with the run that it comes from."""
-    folder = Path(name)
+    folder = _folder_of(name)
     if not folder.is_dir() and str(name) == "pretrained":
         method = METHODS["pretrained"]
         return Run(method, "pretrained", 0, SIZE, "own", {}, versions()), method.blank(SIZE)
-    if not folder.is_dir() and str(name) in WORDS:
-        folder = PACKAGED / str(name)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no learner {str(name)!r}: give a run's folder (rareshot fit makes one) or one of {', '.join(WORDS)}"
@@ -71,6 +88,17 @@ class Predictor:
 
     bundle: Bundle
     classifier: Classifier
+    """As the method made it: without temperature and prevalence."""
+    prevalence: Mapping[str, float] = field(default_factory=dict)
+    """Share of each class among the patients; empty: classes are equally frequent."""
+    sets: bool = False
+    """Make prediction sets too? They cost one adaptation a support image, once."""
+
+    def __post_init__(self) -> None:
+        if self.prevalence:
+            with_prevalence(torch.full((1, len(self.classes)), 1 / len(self.classes)), self.classes, self.prevalence)
+        if self.sets:
+            smallest_error(self.bundle.shot)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -83,12 +111,16 @@ class Predictor:
         return self.bundle.run.size
 
     def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
-        """Probabilities; each row sums to 1."""
-        return one_by_one(self.classifier, images)
+        """Probabilities, calibrated where the learner was; each row sums to 1."""
+        return one_by_one(self._calibrated, images)
 
     def warnings(self, image: UInt8[Tensor, "3 h w"], probabilities: Float[Tensor, " way"]) -> list[str]:
         """What is to be said of one answer: the one place for it, and the last column of predictions.csv."""
         told = []
+        if self._is_unusual(image):
+            told.append(
+                f"unlike the images this learner was fitted on (1 in {round(1 / UNUSUAL)} of those is called so)"
+            )
         same = self.bundle.support.position_of(image)
         if same is not None:
             label = int(self.bundle.support.labels[same])
@@ -98,6 +130,66 @@ class Predictor:
         if int((probabilities == probabilities.max()).sum()) > 1:
             told.append("no class is more probable than all others")
         return told
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        """The support images left out one at a time: one adaptation each.
+
+        Raises:
+            ValueError: if a class has a single image.
+        """
+        return leave_one_out(self.learner, self.bundle.support.support, seed=self.bundle.seed)
+
+    def suspects(self) -> Suspects:
+        """The support images by suspicion; a warning only where a threshold was measured for so many classes."""
+        trust = self.bundle.trust
+        found = trust.threshold(self.bundle.shot, len(self.classes)) if trust else None
+        return suspects(self.left_out, found and found[1])
+
+    def set_of(self, image: Float[Tensor, "3 h w"]) -> tuple[str, ...]:
+        """Names of the classes that an image may be of: the prediction set that `promise` speaks of."""
+        among = prediction_sets(self.left_out, self.left_out.answers(image[None].contiguous()))[0]
+        return tuple(name for name, inside in zip(self.classes, among.tolist(), strict=True) if inside)
+
+    def promise(self) -> str:
+        """What holds for the sets, and what k allows at best."""
+        k = self.bundle.shot
+        share = math.floor(100 * (1 - smallest_error(k)))
+        return (
+            f"a set holds the right class in at least {share} % of images like the support images, at k = {k}; "
+            f"the smallest error that {k} images a class allow is 1 in {k + 1}"
+        )
+
+    def cautions(self) -> list[str]:
+        """What makes all warnings of single images worth little."""
+        images = self.bundle.support.images
+        unusual = sum(map(self._is_unusual, images))
+        if unusual < MANY_UNUSUAL * len(images):
+            return []
+        return [
+            f"{unusual} of the {len(images)} support images are themselves unlike the images that the learner was fitted on: "
+            f"here that warning says little"
+        ]
+
+    @cached_property
+    def learner(self) -> Learner:
+        """The one that was adapted."""
+        return self.bundle.fitted()
+
+    def _calibrated(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
+        probabilities, temperature = self.classifier(images), self.bundle.temperature
+        if temperature != 1:
+            probabilities = with_temperature(probabilities, temperature).float()
+        if self.prevalence:
+            probabilities = with_prevalence(probabilities, self.classes, self.prevalence).float()
+        return probabilities
+
+    def _is_unusual(self, image: UInt8[Tensor, "3 h w"]) -> bool:
+        trust = self.bundle.trust
+        if trust is None:
+            return False
+        found = trust.reference.typicality(self.learner, as_float(image[None].contiguous()), false_alarms=UNUSUAL)
+        return bool(found.is_unusual)
 
 
 def one_by_one(classifier: Classifier, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
@@ -120,7 +212,8 @@ def adapt_to(name: str | Path, support: str | Path, *, seed: int = 0, observe: O
     """
     run, learner = find_learner(name)
     images = read_support(support, run.size, observe=observe)
-    bundle = Bundle(run, Path(os.path.abspath(name)).name, learner.state(), images, seed)
+    trust = load_trust(_folder_of(name), learner)
+    bundle = Bundle(run, Path(os.path.abspath(name)).name, learner.state(), images, seed, trust=trust)
     return Predictor(bundle, learner.adapt(images.support, seed=seed))
 
 
@@ -133,7 +226,10 @@ def load_classifier(file: str | Path) -> Predictor:
     """
     bundle = load_bundle(Path(file))
     try:
-        return Predictor(bundle, bundle.adapt())
+        predictor = Predictor(bundle, bundle.adapt())
+        if bundle.trust is not None:
+            refuse_misfit(bundle.trust, predictor.learner)
+        return predictor
     except (ValueError, RuntimeError) as error:  # Runtime: timm's, of a network that cannot be built so
         raise ValueError(f"{file}: {error}") from error
 
@@ -149,6 +245,8 @@ class Answer:
     """One a class; none where the image could not be read."""
     warnings: tuple[str, ...]
     """Reasons to mistrust the answer, or why there is none."""
+    among: tuple[str, ...] = ()
+    """The prediction set, where the predictor makes them."""
 
 
 def answer(predictor: Predictor, path: str) -> Answer:
@@ -157,9 +255,14 @@ def answer(predictor: Predictor, path: str) -> Answer:
         pixels = torch.from_numpy(decode(path, predictor.size)).permute(2, 0, 1).contiguous()
     except BadFileError as error:
         return Answer(path, "", (), (error.reason,))
-    probabilities = predictor(as_float(pixels)[None])[0]
+    image = as_float(pixels)
+    probabilities = predictor(image[None])[0]
     best = predictor.classes[int(probabilities.argmax())]
-    return Answer(path, best, tuple(probabilities.tolist()), tuple(predictor.warnings(pixels, probabilities)))
+    warnings = predictor.warnings(pixels, probabilities)
+    among = predictor.set_of(image) if predictor.sets else ()
+    if predictor.sets and not among:
+        warnings.append("fits no class as the support images fit theirs: its set is empty")
+    return Answer(path, best, tuple(probabilities.tolist()), tuple(warnings), among)
 
 
 def answers(predictor: Predictor, paths: Iterable[str]) -> Iterator[Answer]:
@@ -184,21 +287,34 @@ def image_files(paths: Sequence[str | Path]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def write_answers(file: Path, classes: Sequence[str], told: Sequence[Answer]) -> Path:
-    """predictions.csv: path, predicted, a column of probabilities for each class, warnings. Whole or not at all.
+def write_answers(file: Path, classes: Sequence[str], told: Sequence[Answer], *, sets: bool = False) -> Path:
+    """predictions.csv: path, predicted, a column of probabilities for each class, set, warnings. Whole or not at all.
 
     UTF-8. A cell that a spreadsheet would run as a formula has a ' before it; probabilities are the shortest text that gives
     the same float32.
     """
+    refuse_column(classes, sets=sets)
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([COLUMNS[0], COLUMNS[1], *map(_harmless, classes), COLUMNS[2]])
+    rows.writerow([COLUMNS[0], COLUMNS[1], *map(_harmless, classes), *([SET] if sets else []), COLUMNS[2]])
     for one in told:
         numbers = [_shortest(value) for value in one.probabilities] or [""] * len(classes)
-        rows.writerow([_harmless(one.path), _harmless(one.predicted), *numbers, _harmless("; ".join(one.warnings))])
+        among = [_harmless("; ".join(one.among))] if sets else []
+        warnings = _harmless("; ".join(one.warnings))
+        rows.writerow([_harmless(one.path), _harmless(one.predicted), *numbers, *among, warnings])
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, text.getvalue().encode(errors="backslashreplace"))
     return file
+
+
+def refuse_column(classes: Sequence[str], *, sets: bool) -> None:
+    """Refuse two columns of one name.
+
+    Raises:
+        ValueError: if sets are asked for and a class is called as their column.
+    """
+    if sets and SET in classes:
+        raise ValueError(f"a class is called {SET!r}, which is the column of prediction sets; adapt with another name")
 
 
 def line_of(one: Answer, classes: Sequence[str]) -> str:
@@ -206,7 +322,16 @@ def line_of(one: Answer, classes: Sequence[str]) -> str:
     if not one.probabilities:
         return f"{shown(one.path)}: {'; '.join(one.warnings)}"
     told = "  ".join(f"{shown(name)} {value:.3f}" for name, value in zip(classes, one.probabilities, strict=True))
-    return f"{shown(one.path)}  {shown(one.predicted)}  ({told}){''.join(f'  ! {shown(w)}' for w in one.warnings)}"
+    among = f"  one of {{{', '.join(map(shown, one.among))}}}" if one.among else ""
+    return (
+        f"{shown(one.path)}  {shown(one.predicted)}  ({told}){among}{''.join(f'  ! {shown(w)}' for w in one.warnings)}"
+    )
+
+
+def _folder_of(name: str | Path) -> Path:
+    """Where the learner called `name` lies, or would lie."""
+    packaged = PACKAGED / str(name)
+    return packaged if str(name) in WORDS and not Path(name).is_dir() else Path(name)
 
 
 def _shortest(value: float) -> str:

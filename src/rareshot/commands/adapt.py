@@ -12,7 +12,12 @@ from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
 from rareshot.data.files import shown
 from rareshot.machine import keep_memory, use_threads
-from rareshot.predict import adapt_to
+from rareshot.predict import Predictor, adapt_to
+
+MOST_LEFT_OUT = 30
+"""Support images up to which each is left out in turn: the cost grows with the square of their number."""
+SHOWN = 10
+"""Lines of the ranking."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class Adapt:
 
     THE FILE HOLDS THE PHOTOGRAPHS, in small, and their file names: treat it as patient data. It is a research tool, not a
     medical device.
+
+    With 2 photographs a class or more it ranks them by suspicion: how little each is expected by the others. Look at the
+    labels of the first.
 
     Example: rareshot adapt isic2018 --support photographs/ --out lesions.safetensors
 
@@ -64,8 +72,40 @@ def adapt(args: Sequence[str]) -> None:
     _say("classes: " + ", ".join(f"{shown(name)} ({count})" for name, count in bundle.support.counts.items()))
     for caution in bundle.support.cautions():
         STATUS.print(f"caution: {caution}", markup=False, soft_wrap=True)
+    _say_suspects(predictor)
     _say(f"adapted in {seconds:.1f} s; classifier: {options.out} (holds the photographs: treat it as patient data)")
     _say(f"next: rareshot predict {options.out} IMAGE-OR-FOLDER --out predictions.csv")
+
+
+def _say_suspects(predictor: Predictor) -> None:
+    """The support images by suspicion, and what a warning would mean."""
+    bundle = predictor.bundle
+    support, k = bundle.support, bundle.shot
+    if k < 2:
+        return
+    if len(support.images) > MOST_LEFT_OUT:
+        _say(
+            f"suspects: not looked for; with {len(support.images)} images, more than {MOST_LEFT_OUT}, it would take long"
+        )
+        return
+    found = predictor.suspects()
+    names = [f"{support.classes[label]}/{name}" for label, name in zip(support.labels, support.names, strict=True)]
+    _say("suspects: probability of each photograph's own label, adapted without it")
+    for at in found.order.tolist()[:SHOWN]:
+        _say(f"  {found.own[at]:.3f}  {shown(names[at])}")
+    if len(names) > SHOWN:
+        _say(f"  and {len(names) - SHOWN} less suspect ones")
+    limit = bundle.trust.threshold(k, len(bundle.classes)) if bundle.trust else None
+    if limit is None:
+        why = f"calibrated on {bundle.trust.way} classes only" if bundle.trust else "not calibrated"
+        _say(f"  a ranking only, no warning: this learner is {why}")
+    elif found.warning:
+        STATUS.print(
+            f"caution: {shown(names[int(found.order[0])])} fits its label worse than the worst photograph does in 9 of 10 clean "
+            f"support sets of common diseases with k = {limit[0]}: is the label right?",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _say(text: str) -> None:

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -11,7 +12,7 @@ from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
 from rareshot.data.files import shown
 from rareshot.machine import keep_memory, use_threads
-from rareshot.predict import answers, image_files, line_of, load_classifier, write_answers
+from rareshot.predict import answers, image_files, line_of, load_classifier, refuse_column, write_answers
 
 MANY = 20
 """Images from which on a progress bar is worth its line."""
@@ -24,7 +25,9 @@ class Predict:
     Each image is judged by itself: its answer is the same alone and among a thousand others. A file that cannot be read is
     named and has a row without probabilities; the exit code is 0 if at least one image was judged, else 2.
 
-    The columns of --out: path, predicted, one a class, warnings. A research tool, not a medical device.
+    Probabilities are calibrated where the learner was (`rareshot calibrate`); an image unlike those that it was fitted on
+    has a warning. The columns of --out: path, predicted, one a class, set (with --sets), warnings. A research tool, not a
+    medical device.
 
     Example: rareshot predict lesions.safetensors new/ another.jpg --out predictions.csv
     """
@@ -35,6 +38,12 @@ class Predict:
     """Image files, and folders: all images inside."""
     out: Path | None = None
     """A .csv for the answers, replaced if it is there; None: they are printed."""
+    prevalence: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """CLASS=SHARE, once for each class: how frequent it is among those who are judged, as df=0.3. The shares sum to 1. None:
+    all alike."""
+    sets: bool = False
+    """Also give the set of classes that an image may be of, which holds the right one as often as promised. It adapts once
+    for each support image, without it: some seconds."""
     threads: int = 1
     """CPU threads. Work on one image is too small to share out; with one thread the bits of an answer are the same anywhere."""
 
@@ -51,7 +60,11 @@ def predict(args: Sequence[str]) -> None:
             "predict needs images: rareshot predict CLASSIFIER IMAGE-OR-FOLDER [MORE] --out predictions.csv"
         )
     files = image_files(options.images)
-    predictor = load_classifier(options.classifier)
+    shares = prevalence_of(options.prevalence)
+    predictor = replace(load_classifier(options.classifier), prevalence=shares, sets=options.sets)
+    refuse_column(predictor.classes, sets=options.sets)
+    for caution in predictor.cautions():
+        STATUS.print(f"caution: {caution}", markup=False, soft_wrap=True)
     told = []
     with data_progress("predict") as show:
         for done, one in enumerate(answers(predictor, files), 1):
@@ -62,9 +75,11 @@ def predict(args: Sequence[str]) -> None:
     for one in unread:
         STATUS.print(line_of(one, predictor.classes), markup=False, soft_wrap=True)
     if options.out is not None:
-        write_answers(options.out, predictor.classes, told)
+        write_answers(options.out, predictor.classes, told, sets=options.sets)
     if len(unread) == len(told):
         raise ValueError(f"none of {len(told)} images could be read; the first: {line_of(told[0], predictor.classes)}")
+    if options.sets:
+        STATUS.print(f"sets: {predictor.promise()}", markup=False, soft_wrap=True)
     if options.out is None:
         for one in told:
             if one.probabilities:
@@ -74,3 +89,22 @@ def predict(args: Sequence[str]) -> None:
     words = ", ".join(f"{count} {shown(name)}" for name, count in counts.most_common())
     failed = f"; {len(unread)} could not be read" if unread else ""
     CONSOLE.print(f"{len(told)} images: {words}{failed}; answers: {options.out}", markup=False, soft_wrap=True)
+
+
+def prevalence_of(told: Sequence[str]) -> dict[str, float]:
+    """CLASS=SHARE, of which the last = counts: a class's name may hold others.
+
+    Raises:
+        ValueError: if there is no =, the share is no number, or a class is named twice.
+    """
+    shares: dict[str, float] = {}
+    for one in told:
+        name, equals, share = one.rpartition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            equals = ""
+        if not equals or name in shares:
+            raise ValueError(f"--prevalence {one}: give CLASS=SHARE once for each class, as --prevalence df=0.3")
+        shares[name] = value
+    return shares

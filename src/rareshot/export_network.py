@@ -1,0 +1,192 @@
+"""A classifier as a network of plain operations, from bytes to probabilities: what `rareshot.export` writes (§2.1)."""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from rareshot.backbones.norms import Moments, norms_of
+from rareshot.methods.classifiers import FeatureClassifier, Rule
+from rareshot.methods.episodic_metric import MetricClassifier, MetricNetwork
+from rareshot.methods.finetune import FineTuned
+from rareshot.methods.maml import EpisodicClassifier
+from rareshot.methods.pretrained import MEAN, SIZE, STD, PretrainedLearner
+from rareshot.methods.supervised import SupervisedLearner
+from rareshot.pixels import Pixels
+from rareshot.predict import Predictor
+from rareshot.support_set import as_float
+from rareshot.trust.left_out import TINY
+
+Array = npt.NDArray[Any]
+LOG_ROUNDED_TO_0 = -150 * math.log(2)
+"""Half of the least number of float32, 2^-149; what is below becomes 0."""
+ROWS = 256
+"""Axes that a rule is asked about at once: some networks have ten thousand features."""
+
+
+def deployed(predictor: Predictor) -> nn.Module:
+    """The classifier as a network of plain operations, which is what is written: (n, size, size, 3) bytes → probabilities.
+
+    Raises:
+        ValueError: if it has no such form: KNN, and one with a prevalence.
+    """
+    if predictor.prevalence:
+        raise ValueError(
+            "a prevalence is not exported: multiply the file's probabilities by the classes' shares, and divide by their sum"
+        )
+    classifier = predictor.classifier
+    if isinstance(classifier, EpisodicClassifier):
+        pixels = classifier.learner.pixels
+        logits: nn.Module = _frozen(_carrying(classifier.learner.net, classifier.params), classifier.moments)
+    elif isinstance(classifier, MetricClassifier):
+        pixels = classifier.learner.pixels
+        net = copy.deepcopy(classifier.learner.net)
+        _frozen(net.embedding, classifier.moments)
+        logits = _Compared(net, classifier.classes)
+    elif isinstance(classifier, FineTuned):
+        pixels, logits = classifier.pixels, copy.deepcopy(classifier.net)
+    elif isinstance(classifier, FeatureClassifier):
+        pixels, features, width = _features(predictor)
+        logits = _Ruled(features, _linear(classifier.rule, width, len(predictor.classes)))
+    else:
+        raise ValueError(f"{kind_of(predictor)} has no form in ONNX here")
+    return _Answering(pixels, logits, predictor.bundle.temperature).eval().requires_grad_(False)
+
+
+def kind_of(predictor: Predictor) -> str:
+    """Method and network, for error messages."""
+    method = predictor.bundle.run.method
+    return f"{type(method).__name__} with {getattr(method, 'backbone', 'its own network')}"
+
+
+class _Answering(nn.Module):
+    """Bytes → probabilities."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, pixels: Pixels, logits: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", pixels.mean.view(1, 3, 1, 1))
+        self.register_buffer("std", pixels.std.view(1, 3, 1, 1))
+        self.logits = logits
+        self.temperature = temperature
+
+    def forward(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n way"]:
+        x = images.permute(0, 3, 1, 2).float() / 255
+        logits = self.logits((x - self.mean) / self.std)
+        # As the classifiers do: an adaptation that diverged knows nothing, and says so.
+        known = logits.isfinite().all(1, keepdim=True)
+        logits = torch.where(known, logits, 0)
+        if self.temperature != 1:  # which `predict` applies to probabilities in float32, where the smallest are 0
+            logs = logits.log_softmax(1)
+            logits = torch.where(logs < LOG_ROUNDED_TO_0, math.log(TINY), logs) / self.temperature
+        return logits.softmax(1)
+
+
+class _Compared(nn.Module):
+    """Logits of a comparison with the classes' summaries."""
+
+    classes: Tensor
+
+    def __init__(self, net: MetricNetwork, classes: Tensor) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("classes", classes)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
+        return self.net.answer(x, self.classes, None)
+
+
+class _Ruled(nn.Module):
+    """Logits of a linear rule on features of length 1."""
+
+    def __init__(self, features: nn.Module, rule: nn.Linear) -> None:
+        super().__init__()
+        self.features = features
+        self.rule = rule
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
+        features = self.features(x)
+        lengths = features.square().sum(1, keepdim=True).sqrt()
+        logits: Tensor = self.rule(features / lengths.clamp_min(torch.finfo(torch.float32).tiny))
+        return logits
+
+
+class _Pooled(nn.Module):
+    """Features of the ImageNet network. Resizing with antialiasing is linear: two products with one matrix."""
+
+    resize: Tensor
+
+    def __init__(self, net: nn.Module, size: int) -> None:
+        super().__init__()
+        self.net = net
+        self.size = size
+        rows = F.interpolate(torch.eye(size)[None, None], (SIZE, size), mode="bilinear", antialias=True)[0, 0]
+        self.register_buffer("resize", rows)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        if self.size != SIZE:
+            x = self.resize @ x @ self.resize.T
+        maps: Tensor = self.net.extract_features(x)  # type: ignore[operator]
+        return maps.mean((2, 3))
+
+
+def _carrying(net: nn.Module, params: Mapping[str, Tensor]) -> nn.Module:
+    """A copy with these weights, whose head may have another way than it was built with."""
+    net = copy.deepcopy(net)
+    for name, value in params.items():
+        room, _, leaf = name.rpartition(".")
+        setattr(net.get_submodule(room), leaf, nn.Parameter(value.detach().clone()))
+    return net
+
+
+def _frozen(net: nn.Module, moments: list[Moments] | None) -> nn.Module:
+    for layer, frozen in zip(norms_of(net), moments or [], strict=moments is not None):
+        layer.frozen = frozen
+    return net
+
+
+def _features(predictor: Predictor) -> tuple[Pixels, nn.Module, int]:
+    """Pixels, network and number of features of a learner whose features go into a rule."""
+    run = predictor.bundle.run
+    if getattr(run.method, "classifier", "") == "knn":
+        raise ValueError(
+            "knn cannot be exported: it weighs by 1 / distance, and near a support image no two programs agree on that; "
+            "fit a learner of logistic, svm or centroid"
+        )
+    learner = run.method.blank(run.size).with_state(predictor.bundle.state)
+    width = learner.features(as_float(predictor.bundle.support.images[:1])).shape[1]  # type: ignore[attr-defined]
+    if isinstance(learner, SupervisedLearner):
+        return learner.pixels, learner.net.backbone, width
+    if isinstance(learner, PretrainedLearner):
+        pixels = Pixels(learner.size, torch.full((3,), MEAN), torch.full((3,), STD))
+        return pixels, _Pooled(copy.deepcopy(learner.net), learner.size), width
+    raise ValueError(f"{kind_of(predictor)} has no form in ONNX here")
+
+
+def _linear(rule: Rule, features: int, way: int) -> nn.Linear:
+    """The weights of a rule whose log-odds are linear, by asking it: its answer on zero is the bias, on each axis a weight.
+
+    That serves logistic regression, SVM and centroids alike; `refuse_unfaithful` finds a rule that is not linear.
+    """
+
+    def odds(points: Array) -> Array:
+        with np.errstate(all="ignore"):  # a rule so sure that a probability is 0 is found by `refuse_unfaithful`
+            logarithms = np.log(rule(points))
+        return np.asarray(logarithms - logarithms[:, :1])
+
+    bias = odds(np.zeros((1, features)))
+    weight = np.empty((way, features))
+    for at in range(0, features, ROWS):
+        weight[:, at : at + ROWS] = (odds(np.eye(min(ROWS, features - at), features, at)) - bias).T
+    linear = nn.Linear(features, way, device="meta").to_empty(device="cpu")  # draws nothing
+    linear.load_state_dict({"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias[0]).float()})
+    return linear

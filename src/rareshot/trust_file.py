@@ -1,0 +1,233 @@
+"""RUN/trust.safetensors: what `rareshot.trust` has to know of the common diseases, measured once (docs/trust.md).
+
+reference/<name>   the `Reference`: what usual images look like to the learner
+metadata           one JSON text, `rareshot`: k → temperature, k → warning threshold, way, episodes, the learner's hash, versions
+
+The same data and learner give the same file, byte by byte. A classifier's file carries a copy, so that it stands by itself.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rareshot.checkpoint import load_state, save_state, state_hash, versions
+from rareshot.data.collection import LabelledImages
+from rareshot.episodes import EpisodeSpec
+from rareshot.trust import Reference, temperature_from_tasks, warning_threshold
+from rareshot.trust.calibration import HIGHEST, LOWEST
+from rareshot.types import Learner
+
+NAME = "trust.safetensors"
+FORMAT = 1
+QUERY = 15
+"""Query images a class of the tasks that the temperature is measured on; fewer where a class has not so many."""
+FALSE_ALARMS = 0.1
+"""Share of clean support sets that may be warned of."""
+
+Observe = Callable[[int, int, str], None]
+"""(adaptations done, of how many, what is measured next)"""
+
+
+def ignore(done: int, total: int, what: str) -> None:
+    """An observer that does nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trust:
+    """What held-out lesions of the common diseases say of a learner."""
+
+    learner: str
+    """SHA-256 of the learner's state."""
+    way: int
+    """Classes of the tasks that it was measured on."""
+    temperatures: Mapping[int, float]
+    """By k."""
+    thresholds: Mapping[int, float]
+    """By k, of the warning of suspect support images."""
+    reference: Reference
+    episodes: int
+    slow_episodes: int
+    """Of the thresholds: each leaves out every support image in turn."""
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+    @classmethod
+    def of(
+        cls,
+        learner: Learner,
+        train: LabelledImages,
+        held: LabelledImages,
+        *,
+        way: int = 2,
+        shots: Sequence[int] = (1, 2, 3, 4, 5),
+        episodes: int = 60,
+        slow_episodes: int = 20,
+        observe: Observe = ignore,
+    ) -> "Trust":
+        """Measure it; `train` and `held` come from `validation.held_out`.
+
+        Raises:
+            ValueError: if a class of `held` has too few lesions, episodes are too few, or the learner is not inductive.
+        """
+        shots = sorted(set(shots))
+        smallest = min(groups for _, groups in held.counts().values())
+        if not shots or shots[0] < 1 or shots[-1] >= smallest:
+            raise ValueError(
+                f"shots={', '.join(map(str, shots)) or 'none'}: give numbers from 1 to {smallest - 1}, as the smallest class "
+                f"has {smallest} held-out lesions and one of them is to be judged"
+            )
+        costs = [episodes for _ in shots] + [slow_episodes * way * shot for shot in shots if shot > 1]
+        done = 0
+
+        def next_is(what: str, cost: int) -> None:
+            nonlocal done
+            observe(done, sum(costs), what)
+            done += cost
+
+        next_is("what usual images look like", 0)
+        reference = Reference.of(learner, train, held)
+        thresholds, temperatures = {}, {}
+        for shot in shots:
+            if shot > 1:
+                next_is(f"suspects at k = {shot}", slow_episodes * way * shot)
+                spec = EpisodeSpec(way, shot, 1)
+                thresholds[shot] = warning_threshold(
+                    learner, held, spec, false_alarms=FALSE_ALARMS, episodes=slow_episodes, seed=2
+                )
+            next_is(f"temperature at k = {shot}", episodes)
+            spec = EpisodeSpec(way, shot, min(QUERY, smallest - shot))
+            temperatures[shot] = temperature_from_tasks(learner, held, spec, episodes=episodes, seed=1)
+        next_is("done", 0)
+        return cls(state_hash(learner.state()), way, temperatures, thresholds, reference, episodes, slow_episodes)
+
+    def temperature(self, shot: int) -> float:
+        """Of the nearest k that was measured; of two as near, the smaller."""
+        return self.temperatures[_nearest(self.temperatures, shot)]
+
+    def threshold(self, shot: int, way: int) -> tuple[int, float] | None:
+        """The nearest k that was measured and its threshold; None where there is none for so many classes."""
+        if way != self.way or not self.thresholds or shot < 2:
+            return None
+        k = _nearest(self.thresholds, shot)
+        return k, self.thresholds[k]
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the reference, as plain JSON values."""
+        return {
+            "format": FORMAT,
+            "learner": self.learner,
+            "way": self.way,
+            "temperatures": {str(k): value for k, value in self.temperatures.items()},
+            "thresholds": {str(k): value for k, value in self.thresholds.items()},
+            "episodes": self.episodes,
+            "slow_episodes": self.slow_episodes,
+            "versions": dict(self.versions),
+        }
+
+    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """The reference."""
+        return {f"{prefix}reference/{name}": value for name, value in self.reference.state().items()}
+
+
+def trust_of(told: Any, tensors: Mapping[str, Tensor], learner: str) -> Trust:
+    """What `to_json` and `tensors` wrote, checked; nothing of it is run.
+
+    Args:
+        learner: hash of the state that it must belong to.
+
+    Raises:
+        ValueError: if a part is missing, of the wrong kind, or of another learner.
+    """
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
+        number = told.get("format") if isinstance(told, dict) else None
+        raise ValueError(f"its calibration has format {number!r}; this version of rareshot reads {FORMAT}")
+    try:
+        if told["learner"] != learner:
+            raise ValueError("it was measured on another learner; run `rareshot calibrate` on this one")
+        counts = {name: told[name] for name in ("way", "episodes", "slow_episodes")}
+        if not all(type(value) is int and value > 0 for value in counts.values()) or counts["way"] < 2:
+            raise ValueError(f"{counts} are no numbers of classes and episodes")
+        return Trust(
+            learner,
+            temperatures=_by_shot("temperatures", told["temperatures"], LOWEST * 0.999, HIGHEST * 1.001, least=1),
+            thresholds=_by_shot("thresholds", told["thresholds"], -1e4, 1e4, least=0),
+            reference=_reference_of(tensors),
+            versions=dict(told["versions"]),
+            **counts,
+        )
+    except KeyError as error:
+        raise ValueError(f"its calibration lacks {error}") from error
+    except (TypeError, RuntimeError) as error:  # Runtime: a tensor of several numbers where one is asked for
+        raise ValueError(f"its calibration is of the wrong kind: {error}") from error
+
+
+def refuse_misfit(trust: Trust, learner: Learner) -> None:
+    """Try the reference on one black image, so that a forged one is refused before there is work.
+
+    Raises:
+        ValueError: if it does not fit the learner.
+    """
+    try:
+        found = trust.reference.typicality(learner, torch.zeros(1, 3, learner.size, learner.size))
+        if not found.distance.isfinite().all():
+            raise ValueError("its distance is not finite")
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"its reference does not fit the learner: {error}") from error
+
+
+def save_trust(folder: Path, trust: Trust) -> Path:
+    """Write RUN/trust.safetensors, whole or not at all."""
+    return save_state(folder / NAME, trust.tensors(), {"rareshot": json.dumps(trust.to_json())})
+
+
+def load_trust(folder: Path, learner: Learner) -> Trust | None:
+    """What `rareshot calibrate` left in a run's folder; None where it was not called.
+
+    Raises:
+        ValueError: naming the file, if it is damaged or of another learner.
+    """
+    file = folder / NAME
+    if not file.is_file():
+        return None
+    tensors, metadata = load_state(file)
+    try:
+        if not isinstance(metadata, dict) or "rareshot" not in metadata:
+            raise ValueError("nobody knows its kind")
+        trust = trust_of(json.loads(metadata["rareshot"]), tensors, state_hash(learner.state()))
+        refuse_misfit(trust, learner)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no sound calibration: {error}; remove it, or calibrate again") from error
+    return trust
+
+
+def _reference_of(tensors: Mapping[str, Tensor]) -> Reference:
+    state = {name.removeprefix("reference/"): value for name, value in tensors.items()}
+    if any(not name.startswith("reference/") for name in tensors):
+        raise ValueError(f"nobody knows its {', '.join(sorted(tensors.keys() - {f'reference/{n}' for n in state}))}")
+    reference = Reference.from_state(state)
+    if state.keys() != reference.state().keys():
+        raise ValueError(f"nobody knows its {', '.join(sorted(state.keys() - reference.state().keys()))}")
+    if not (reference.std > 0).all() or any((each.var < 0).any() for each in reference.moments):
+        raise ValueError("its reference has a deviation or a variance that is none")
+    if (reference.quantiles.diff() < 0).any():
+        raise ValueError("its reference has quantiles that fall")
+    return reference
+
+
+def _by_shot(name: str, values: Any, low: float, high: float, *, least: int) -> dict[int, float]:
+    if not isinstance(values, dict) or len(values) < least:
+        raise ValueError(f"{name} is not a JSON object of numbers by k")
+    for k, value in values.items():
+        sound = isinstance(value, float) and math.isfinite(value) and low <= value <= high
+        if not (k.isascii() and k.isdecimal() and len(k) <= 4 and int(k) > 0 and sound):
+            raise ValueError(f"{name} has {value!r} at k = {k!r}")
+    return {int(k): value for k, value in values.items()}
+
+
+def _nearest(values: Mapping[int, float], shot: int) -> int:
+    return min(values, key=lambda k: (abs(k - shot), k))
