@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
         _command(args[0])(args[1:])
     except StoppedError as stopped:
         print(
-            f"rareshot: {stopped}; everything done is saved, and the same command with --resume (fit) goes on",
+            f"rareshot: {stopped}; everything done is saved, and the same command goes on (fit: with --resume)",
             file=sys.stderr,
         )
         return stopped.exit_code
