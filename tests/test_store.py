@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,19 @@ def test_a_changed_image_is_decoded_again(data: Path) -> None:
     after = load(data, 12)
     assert after.fingerprint() != before
     np.testing.assert_array_equal(after.pixels[3], decode(data / "images" / "p003.jpg", 12))
+
+
+def test_the_fingerprint_is_of_the_files_and_not_of_how_a_decoder_rounds(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = load(data, 12)
+    shutil.rmtree(data / ".rareshot")
+    monkeypatch.setattr(room, "decode", lambda path, size: decode(path, size) ^ 1)  # another machine's decoder
+    there = load(data, 12)
+    assert (there.pixels != here.pixels).any()
+    assert there.fingerprint() == here.fingerprint()
+    assert there.common().fingerprint() == here.common().fingerprint()
+    assert load(data, 16).fingerprint() != here.fingerprint()
 
 
 def test_progress_is_told_up_to_the_total(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

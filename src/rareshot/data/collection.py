@@ -28,6 +28,7 @@ class LabelledImages:
         ids: (n,) image names, unique.
         columns: extra columns by name, (n,) each, for instance the acquisition site.
         card: facts of the data set, among them which classes are common and which rare.
+        sources: (n,) SHA-256 of the file that each image was decoded from; None where pixels came as they are.
 
     Raises:
         ValueError: if the lengths differ, a label is outside the classes, or an id stands twice.
@@ -40,12 +41,14 @@ class LabelledImages:
     ids: Array
     card: DataCard
     columns: Mapping[str, Array] = field(default_factory=dict)
+    sources: Array | None = None
 
     def __post_init__(self) -> None:
         n = len(self.pixels)
         if self.pixels.ndim != 4 or self.pixels.shape[3] != 3 or self.pixels.dtype != np.uint8:
             raise ValueError(f"pixels must be (n, h, w, 3) uint8; got {self.pixels.shape} {self.pixels.dtype}")
         lengths = {"labels": len(self.labels), "groups": len(self.groups), "ids": len(self.ids)}
+        lengths |= {} if self.sources is None else {"sources": len(self.sources)}
         lengths |= {f"column {name!r}": len(values) for name, values in self.columns.items()}
         wrong = {name: length for name, length in lengths.items() if length != n}
         if wrong:
@@ -75,6 +78,7 @@ class LabelledImages:
             groups=self.groups[indices],
             ids=self.ids[indices],
             columns={name: values[indices] for name, values in self.columns.items()},
+            sources=None if self.sources is None else self.sources[indices],
         )
 
     def of(self, classes: Sequence[str]) -> "LabelledImages":
@@ -112,11 +116,19 @@ class LabelledImages:
         }
 
     def fingerprint(self) -> str:
-        """SHA-256, 16 hexadecimal digits, over ids, labels, groups and pixels: two runs with the same one saw the same data."""
+        """SHA-256, 16 hexadecimal digits, over size, ids, labels, groups and images: equal ones saw the same data.
+
+        An image counts as its file's bytes where it was decoded from one: decoders of two machines may round a pixel
+        differently, and a run must be known again on the other.
+        """
         digest = hashlib.sha256(repr((self.classes, self.pixels.shape)).encode())
         digest.update("\n".join(map(str, self.ids)).encode())
-        for array in (self.labels.astype("<i8"), self.groups.astype("<i8"), self.pixels):
+        for array in (self.labels.astype("<i8"), self.groups.astype("<i8")):
             digest.update(np.ascontiguousarray(array).data)
+        if self.sources is None:
+            digest.update(np.ascontiguousarray(self.pixels).data)
+        else:
+            digest.update("\n".join(map(str, self.sources)).encode())
         return digest.hexdigest()[:16]
 
 

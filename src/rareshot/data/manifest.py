@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from rareshot.data.files import read_file
 
-FORMAT = 1
+FORMAT = 2
 """Version of the store's files."""
 PIXELS, TABLE, MANIFEST = "pixels.npy", "table.json", "manifest.json"
 

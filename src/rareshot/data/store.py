@@ -2,13 +2,12 @@
 
     prepare(path, size) → folder --open_store--> LabelledImages          load(path, size): both, as needed
 
-A store is three files: `pixels.npy`, `table.json` (labels, groups, ids, columns, card), and `manifest.json` with the
-SHA-256 of the other two. It stands in `.rareshot/` beside the data, or in the user's cache where that is not writable.
-It is current as long as the data's file names, sizes and times stay; a new table, or other rare classes, only renews
-`table.json`.
+A store is three files: `pixels.npy`, `table.json` (labels, groups, ids, columns, card, SHA-256 of each image's file), and
+`manifest.json` with the SHA-256 of the other two. It stands in `.rareshot/` beside the data, or in the user's cache where
+that is not writable. It is current as long as the data's file names, sizes and times stay; a new table, or other rare
+classes, only renews `table.json`.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -205,6 +204,7 @@ def _assemble(table: dict[str, Any], pixels: Array) -> LabelledImages:
         ids=np.array(table["ids"]),
         card=DataCard(**card),
         columns={name: np.array(values) for name, values in table["columns"].items()},
+        sources=np.array(table["sources"]) if "sources" in table else None,
     )
 
 
@@ -264,7 +264,8 @@ def _write_pixels(
 
 
 def _write_table(folder: Path, listing: Listing, stamps: Stamps, size: int) -> None:
-    table = _table(listing)
+    sources = [facts(listing.root / file)["sha256"] for file in listing.files]
+    table = {**_table(listing), "sources": sources}
     with replacing(folder / TABLE) as out:
         out.write(as_json(table))
     images = _assemble(table, np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False))
@@ -274,6 +275,7 @@ def _write_table(folder: Path, listing: Listing, stamps: Stamps, size: int) -> N
         "images": len(images),
         "layout": listing.layout,
         "source": digest(DECODER, size, stamps),
+        "table": digest(_table(listing)),
         "fingerprint": images.fingerprint(),
         "files": {name: facts(folder / name) for name in (PIXELS, TABLE)},
         "versions": {"pillow": PIL.__version__, "numpy": np.__version__},
@@ -288,8 +290,7 @@ def _staleness(folder: Path, listing: Listing, stamps: Stamps, size: int) -> str
     manifest = read_manifest(folder)
     if manifest.get("source") != digest(DECODER, size, stamps):
         return "pixels"
-    sha256 = hashlib.sha256(as_json(_table(listing))).hexdigest()
-    return "" if manifest["files"][TABLE]["sha256"] == sha256 else "table"
+    return "" if manifest.get("table") == digest(_table(listing)) else "table"
 
 
 def _stamps(listing: Listing) -> Stamps:
