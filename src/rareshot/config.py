@@ -2,8 +2,19 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+ADDED = "added"
+"""Marks, in a field's metadata, that files of earlier versions lack it."""
+
+
+def added(default: Any) -> Any:
+    """A dataclass field that came later: a file without it is read as if `default` stood there.
+
+    `default` must be what the class did before it had the field.
+    """
+    return field(default=default, metadata={ADDED: True})
 
 
 def to_json(value: Any) -> dict[str, Any]:
@@ -20,8 +31,8 @@ def from_json(kinds: Mapping[str, type], values: Mapping[str, Any]) -> Any:
         kinds: the classes that may stand there, by name.
 
     Raises:
-        ValueError: if the kind or a name is unknown, a name is missing, or a value is not of its declared kind or breaks a
-            rule of the class.
+        ValueError: if the kind or a name is unknown, a name is missing that was not `added`, or a value is not of its
+            declared kind or breaks a rule of the class.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{values!r} is not a JSON object")
@@ -31,10 +42,11 @@ def from_json(kinds: Mapping[str, type], values: Mapping[str, Any]) -> Any:
         raise ValueError(f"kind={kind!r} is none of {', '.join(kinds)}")
     hints = get_type_hints(kinds[kind])
     hints = {field.name: hints[field.name] for field in fields(kinds[kind])}
+    later = {field.name for field in fields(kinds[kind]) if field.metadata.get(ADDED)}
     unknown = rest.keys() ^ hints.keys()
-    if unknown:
-        raise ValueError(f"{', '.join(sorted(unknown))} unknown or missing")
-    return kinds[kind](**{name: _read(name, rest[name], hint) for name, hint in hints.items()})
+    if unknown - later:
+        raise ValueError(f"{', '.join(sorted(unknown - later))} unknown or missing")
+    return kinds[kind](**{name: _read(name, rest[name], hint) for name, hint in hints.items() if name in rest})
 
 
 def _read(name: str, value: Any, hint: Any) -> Any:
