@@ -83,7 +83,7 @@ class Bundle:
         Raises:
             ValueError: if the state does not fit the method, or the learner is transductive.
         """
-        _refuse_larger(self.run.method, self.run.size, self.state)
+        refuse_larger(self.run.method, self.run.size, self.state)
         learner = self.run.method.blank(self.run.size).with_state(self.state)
         refuse_transductive(self.learner, learner)
         return learner
@@ -152,7 +152,7 @@ def _bundle_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle
     extra -= {"support/images", "support/labels"}
     if extra:
         raise ValueError(f"nobody knows its {', '.join(sorted(extra))}")
-    run = _run_of(told["run"])
+    run = run_of(told["run"])
     images, labels = tensors["support/images"], tensors["support/labels"]
     if images.dtype != torch.uint8 or images.shape[1:] != (3, run.size, run.size):
         raise ValueError(
@@ -172,7 +172,12 @@ def _bundle_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle
     return Bundle(run, learner, state, SupportSet(images, labels, classes, names), seed, dict(told["versions"]), trust)
 
 
-def _run_of(values: Any) -> Run:
+def run_of(values: Any) -> Run:
+    """A run as somebody else wrote it down, checked further than one's own.
+
+    Raises:
+        ValueError: if a part is of the wrong kind, or beyond what is taken.
+    """
     if not isinstance(values, dict):
         raise ValueError("run is not a JSON object")
     run = Run(**{**values, "method": config.from_json(KINDS, values["method"])})
@@ -191,8 +196,12 @@ def _texts(name: str, values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _refuse_larger(method: Method, size: int, state: State) -> None:
-    """Refuse a state that does not fit before memory is taken: a forged width may ask for more than there is."""
+def refuse_larger(method: Method, size: int, state: State) -> None:
+    """Refuse a state that does not fit before memory is taken: a forged width may ask for more than there is.
+
+    Raises:
+        ValueError: if the method's network is another, or larger.
+    """
     if isinstance(method, Pretrained):  # its weights are a package's, and its state is empty
         return
     backbone = getattr(method, "backbone", "conv4")

@@ -20,6 +20,7 @@ fit it on common diseases, adapt it to k images of each rare one.
   rareshot predict CLASSIFIER IMAGES     what it says of new images
   rareshot export CLASSIFIER             the same for onnxruntime, without torch
   rareshot fit METHOD                    train on the common diseases: maml, daml, relation, finetune, ...
+  rareshot push RUN / pull SOURCE        share a learner with its model card; fetch one
   rareshot calibrate RUN                 how far can it be taken at its word? held-out common lesions say
   rareshot evaluate RUN                  judge a run on the rare diseases
   rareshot compare RUN RUN               is one better than the other beyond noise?
@@ -77,6 +78,10 @@ def _command(name: str) -> Callable[[Sequence[str]], None]:
             from rareshot.commands.predict import predict as command
         case "export":
             from rareshot.commands.export import export_command as command
+        case "push":
+            from rareshot.commands.share import push_command as command
+        case "pull":
+            from rareshot.commands.share import pull_command as command
         case "fit":
             from rareshot.commands.fit import fit as command
         case "calibrate":

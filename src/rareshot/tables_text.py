@@ -28,12 +28,12 @@ LATEX = {
 
 def markdown(title: str, tables: Sequence[Table]) -> str:
     """All tables under one heading, each below its caption."""
-    blocks = [f"# {_markdown(title)}"]
+    blocks = [f"# {as_markdown(title)}"]
     for table in tables:
         lines = [table.header, *table.rows]
-        drawn = ["| " + " | ".join(map(_markdown, line)) + " |" for line in lines]
+        drawn = ["| " + " | ".join(map(as_markdown, line)) + " |" for line in lines]
         drawn.insert(1, "|---" * len(table.header) + "|")
-        blocks += [f"**{_markdown(table.caption)}**", "\n".join(drawn)]
+        blocks += [f"**{as_markdown(table.caption)}**", "\n".join(drawn)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -63,7 +63,8 @@ def latex(title: str, tables: Sequence[Table]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown(text: str) -> str:
+def as_markdown(text: str) -> str:
+    """A text that Markdown shows as it is, on one line."""
     return " ".join("".join(MARKDOWN.get(char, char) for char in text).split(None))
 
 
