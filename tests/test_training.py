@@ -20,7 +20,7 @@ from rareshot.gradients import Task, TaskGradient
 from rareshot.losses import DifficultyAware, Mean, MetaLoss
 from rareshot.machine import use_threads
 from rareshot.methods.maml import MAML, EpisodicLearner
-from rareshot.training import Outer, TrainingDivergedError, train_episodic
+from rareshot.training import Outer, TrainingDivergedError, in_threads, train_episodic
 from rareshot.types import Progress, State, TrainingState
 from rareshot.validation import mean_auc
 
@@ -246,9 +246,10 @@ def outer_loop(
     log, loss_of = Log(), meta_loss or Mean()
     plain: dict[str, Any] = {"iterations": 1, "tasks": 4, "clip": 10.0}
     outer = Outer(meta_loss=lambda i: loss_of, meta_lr=lambda i: 1e-3, **{**plain, **how})
-    weights = train_episodic(
-        NET, numbered, gradient_of, outer, resume=None, observe=log, validate=lambda iteration, weights: {}
-    )
+    with in_threads(NET, gradient_of, outer.tasks) as gradients:
+        weights = train_episodic(
+            NET, numbered, gradients, outer, resume=None, observe=log, validate=lambda iteration, weights: {}
+        )
     return weights, log
 
 

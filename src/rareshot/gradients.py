@@ -80,8 +80,11 @@ def meta_gradient(
     second_order: bool,
     fast: bool = True,
 ) -> TaskGradient:
-    """`plain`, or with `fast` the explicit path where that applies: the same numbers, sooner."""
-    if not (fast and explicit_applies(net, task.support_x, adapted)):
+    """`plain`, or with `fast` the explicit path where that applies, on a CPU: the same numbers, sooner.
+
+    On a GPU the explicit path takes all tasks of an iteration at once, see `rareshot.meta_batch`.
+    """
+    if not (fast and task.support_x.device.type == "cpu" and explicit_applies(net, adapted)):
         return plain(net, params, task, steps=steps, lr=lr, adapted=adapted, second_order=second_order)
     start = {name: value.detach() for name, value in net.begin(params, task.way).items()}
     result = explicit.meta_gradient(
