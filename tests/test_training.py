@@ -147,6 +147,23 @@ def test_the_number_of_threads_is_the_one_asked_for(monkeypatch: pytest.MonkeyPa
         use_threads(0)
 
 
+def test_a_hessian_in_bfloat16_trains_another_way(made: LabelledImages) -> None:
+    (exact, records), (learner, others) = (
+        trained(replace(TINY, hessian=kind), made) for kind in ("float32", "bfloat16")
+    )
+    assert others.records[0]["tasks"][0]["loss"] == records.records[0]["tasks"][0]["loss"]
+    assert state_hash(learner.state()) != state_hash(exact.state())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"fast": False}, {"backbone": "resblocks"}, {"adapted": "head"}, {"norm": "tasknorm"}, {"second_order": False}],
+)
+def test_a_hessian_in_bfloat16_is_refused_without_the_explicit_gradient(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="hessian='bfloat16' needs the explicit gradient of second order"):
+        replace(TINY, hessian="bfloat16", **change)
+
+
 def test_training_depends_on_the_seed_and_leaves_the_global_random_state(made: LabelledImages) -> None:
     before = torch.get_rng_state()
     first, other = (DAML.fit(made.common(), seed=seed) for seed in (3, 4))

@@ -2,13 +2,18 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+LATER = {"later": True}
+"""Metadata of a field that came after runs had been kept. At its default it stays out of the JSON, where theirs lack it too: they
+read as ever, and a run that asks for nothing new is the same as one of theirs."""
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """Every field by name, and under `kind` the name of the class; dataclasses within it likewise."""
-    values = {field.name: getattr(value, field.name) for field in fields(value)}
+    """Every field by name, and under `kind` the name of the class; dataclasses within it likewise; see `LATER`."""
+    kept = [each for each in fields(value) if not (_is_later(each) and getattr(value, each.name) == each.default)]
+    values = {each.name: getattr(value, each.name) for each in kept}
     plain = {name: to_json(each) if is_dataclass(each) else each for name, each in values.items()}
     return {"kind": type(value).__name__, **plain}
 
@@ -30,7 +35,9 @@ def from_json(kinds: Mapping[str, type], values: Mapping[str, Any]) -> Any:
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"kind={kind!r} is none of {', '.join(kinds)}")
     hints = get_type_hints(kinds[kind])
-    hints = {field.name: hints[field.name] for field in fields(kinds[kind])}
+    own = fields(kinds[kind])
+    hints = {each.name: hints[each.name] for each in own}
+    rest = {each.name: each.default for each in own if _is_later(each)} | rest
     unknown = rest.keys() ^ hints.keys()
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))} unknown or missing")
@@ -53,6 +60,10 @@ def _read(name: str, value: Any, hint: Any) -> Any:
         elif isinstance(choice, type) and type(value) is choice:
             return value
     raise ValueError(f"{name}={value!r} is not of the right kind, {_told(choices)}")
+
+
+def _is_later(field: Field[Any]) -> bool:
+    return bool(field.metadata.get("later"))
 
 
 def _told(choices: tuple[Any, ...]) -> str:

@@ -35,6 +35,7 @@ def side_by_side(
     steps: int,
     lr: float,
     second_order: bool,
+    hessian: torch.dtype | None = None,
     record: Record | None = None,
 ) -> Gradients:
     """By `explicit.batched`: pictures and gradients of all tasks as one recorded computation.
@@ -42,6 +43,7 @@ def side_by_side(
     Args:
         net: the structure, one that `inner.explicit_applies` to.
         way: classes of every task.
+        hessian: see `rareshot.explicit.meta_gradient`.
         record: see `rareshot.graphs`.
     """
     names = list(net.learnt())
@@ -60,6 +62,7 @@ def side_by_side(
             lr=lr,
             norm=norm_of(net),
             second_order=second_order,
+            hessian=hessian,
         )
         parts = [result.loss[:, None], result.logits, *(result.gradient[name] for name in names)]
         return {"numbers": torch.cat([part.flatten(1) for part in parts], 1)}  # one thing to carry back

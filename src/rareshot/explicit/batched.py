@@ -5,6 +5,7 @@ h, w), in the order of the tasks, and a convolution has a group for each task; t
 has the tasks in front, (tasks, way, f). On a CPU this is slower than one task after the other: its caches are too small.
 """
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -24,6 +25,7 @@ def meta_gradients(
     lr: float,
     norm: str,
     second_order: bool = True,
+    hessian: torch.dtype | None = None,
 ) -> TaskGradient:
     """`task.meta_gradient` of several tasks at the same parameters: losses (tasks,), gradients (tasks, …), logits.
 
@@ -40,6 +42,7 @@ def meta_gradients(
         lr=lr,
         norm=norm,
         second_order=second_order,
+        hessian=hessian,
     )
     return TaskGradient(result.loss, apart(result.gradient, tasks), result.logits)
 

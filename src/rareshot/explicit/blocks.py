@@ -225,12 +225,16 @@ def backward(trace: Trace, da: Map, moments: tuple[Stat, Stat] | None = None) ->
     return gradient_block(kernel, pulled.s0, pulled.s1), dx, Cotangent(g, du, pulled)
 
 
-def forward_along(trace: Trace, x: Map | None, block: Block) -> tuple[Map, Tangent]:
-    """Derivative of a block's output along a direction: `x` in its input (None: it stays), `block` in its parameters."""
+def forward_along(trace: Trace, x: Map | None, block: Block, kind: torch.dtype | None = None) -> tuple[Map, Tangent]:
+    """Derivative of a block's output along a direction: `x` in its input (None: it stays), `block` in its parameters.
+
+    Args:
+        kind: of the numbers that the convolutions multiply; None: as they come. All else is as it comes.
+    """
     how = trace.how
-    u = _conv(trace.x, block.kernel)
+    u = _conv(trace.x, block.kernel, kind)
     if x is not None:
-        u.add_(_conv(x, trace.kernel))
+        u.add_(_conv(x, trace.kernel, kind))
     mean = how.norm.sums(u) / how.count
     covariance = how.norm.sums(u * trace.u) / how.count - how.mean * mean
     along = drift(how, mean, covariance, block.scale, block.shift)
@@ -240,8 +244,10 @@ def forward_along(trace: Trace, x: Map | None, block: Block) -> tuple[Map, Tange
     return a, Tangent(x, u, pooled, block.kernel, along)
 
 
-def backward_along(trace: Trace, cotangent: Cotangent, tangent: Tangent, da: Map) -> tuple[Block, Map]:
-    """Derivatives along a direction of what `backward` gives; `da` is that of ∂loss/∂a."""
+def backward_along(
+    trace: Trace, cotangent: Cotangent, tangent: Tangent, da: Map, kind: torch.dtype | None = None
+) -> tuple[Block, Map]:
+    """Derivatives along a direction of what `backward` gives; `da` is that of ∂loss/∂a, `kind` as in `forward_along`."""
     how, along = trace.how, tangent.along
     g = torch.ops.aten.threshold_backward(da, trace.a, 0)
     s0, gz, gu = how.norm.sums(g), how.norm.sums(g * trace.z), how.norm.sums(cotangent.g * tangent.pooled)
@@ -249,10 +255,10 @@ def backward_along(trace: Trace, cotangent: Cotangent, tangent: Tangent, da: Map
     q = g.mul_(along.on_u).addcmul_(cotangent.g, how.kappa * along.on_z)
     du = torch.addcmul(more.level - more.slope * how.mean - more.slope_along * along.mean, trace.u, more.slope)
     scatter(du.addcmul_(tangent.u, more.slope_along), trace.index, q)
-    dx, kernel = _conv_back(du, trace.x, trace.kernel, images=trace.images)
+    dx, kernel = _conv_back(du, trace.x, trace.kernel, kind, images=trace.images)
     if tangent.x is None:
         return gradient_block(kernel, s0, more.s1), dx
-    dx_more, kernel_more = _conv_back(cotangent.du, tangent.x, tangent.kernel)
+    dx_more, kernel_more = _conv_back(cotangent.du, tangent.x, tangent.kernel, kind)
     return gradient_block(kernel.add_(kernel_more), s0, more.s1), dx.add_(dx_more)
 
 
@@ -278,17 +284,21 @@ def _pixels(t: Tensor) -> Tensor:
     return t.permute(0, 2, 3, 1).view(n, h * w, c)
 
 
-def _conv(x: Map, kernel: Tensor) -> Map:
-    u = conv2d(x, kernel, None, 1, 1, groups=_tasks(x, kernel))
-    return u.contiguous(memory_format=torch.channels_last)
+def _conv(x: Map, kernel: Tensor, kind: torch.dtype | None = None) -> Map:
+    few = kind or x.dtype
+    u = conv2d(x.to(few), kernel.to(few), None, 1, 1, groups=_tasks(x, kernel))
+    return u.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def _conv_back(du: Map, x: Map, kernel: Tensor, *, images: bool = False) -> tuple[Map, Tensor]:
-    one, wanted = [1, 1], [not images, True, False]
+def _conv_back(
+    du: Map, x: Map, kernel: Tensor, kind: torch.dtype | None = None, *, images: bool = False
+) -> tuple[Map, Tensor]:
+    one, wanted, few = [1, 1], [not images, True, False], kind or x.dtype
     dx, dkernel, _ = torch.ops.aten.convolution_backward(
-        du, x, kernel, None, one, one, one, False, [0, 0], _tasks(x, kernel), wanted
+        du.to(few), x.to(few), kernel.to(few), None, one, one, one, False, [0, 0], _tasks(x, kernel), wanted
     )
-    return x[:0] if images else dx.contiguous(memory_format=torch.channels_last), dkernel
+    dkernel = dkernel.to(x.dtype)
+    return x[:0] if images else dx.to(x.dtype).contiguous(memory_format=torch.channels_last), dkernel
 
 
 def _tasks(x: Map, kernel: Tensor) -> int:

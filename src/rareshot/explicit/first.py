@@ -189,10 +189,10 @@ def backward(trace: AnyTrace, da: Map, moments: tuple[Stat, Stat] | None = None)
     return gradient_block(gradient, pulled.s0, pulled.s1), FirstCotangent(gs, pulled)
 
 
-def forward_along(trace: AnyTrace, block: Block) -> tuple[Map, AnyTangent]:
-    """As `blocks.forward_along`; images do not move."""
+def forward_along(trace: AnyTrace, block: Block, kind: torch.dtype | None = None) -> tuple[Map, AnyTangent]:
+    """As `blocks.forward_along`; images do not move. On patches there is little to multiply, and `kind` does not count."""
     if isinstance(trace, Trace):
-        return blocks.forward_along(trace, None, block)
+        return blocks.forward_along(trace, None, block, kind)
     images, how = trace.images, trace.how
     mean = images.mean(block.kernel)
     covariance = images.covariance(trace.kernel, block.kernel)
@@ -211,10 +211,12 @@ def forward_along(trace: AnyTrace, block: Block) -> tuple[Map, AnyTangent]:
     return a, FirstTangent(moved, block.kernel, along)
 
 
-def backward_along(trace: AnyTrace, cotangent: AnyCotangent, tangent: AnyTangent, da: Map) -> Block:
-    """As `blocks.backward_along`."""
+def backward_along(
+    trace: AnyTrace, cotangent: AnyCotangent, tangent: AnyTangent, da: Map, kind: torch.dtype | None = None
+) -> Block:
+    """As `blocks.backward_along`; `kind` as in `forward_along`."""
     if isinstance(trace, Trace):
-        return blocks.backward_along(trace, cast(Cotangent, cotangent), cast(Tangent, tangent), da)[0]
+        return blocks.backward_along(trace, cast(Cotangent, cotangent), cast(Tangent, tangent), da, kind)[0]
     cotangent, tangent = cast(FirstCotangent, cotangent), cast(FirstTangent, tangent)
     images, how, along = trace.images, trace.how, tangent.along
     on_g = how.kappa * along.on_z

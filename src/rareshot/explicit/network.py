@@ -161,13 +161,13 @@ def moments_gradient(traces: Traces, query: Pass) -> dict[str, Tensor]:
     return gradient | _named(0, block, traces.first.how.sign)
 
 
-def hessian_product(state: Pass, v: Params) -> dict[str, Tensor]:
-    """H v, where H is the Hessian of the loss whose pass `state` is."""
+def hessian_product(state: Pass, v: Params, kind: torch.dtype | None = None) -> dict[str, Tensor]:
+    """H v, where H is the Hessian of the loss whose pass `state` is; `kind` as in `blocks.forward_along`."""
     traces = state.traces
-    a, start = first.forward_along(traces.first, _block_of(v, 0, traces.first.how.sign))
+    a, start = first.forward_along(traces.first, _block_of(v, 0, traces.first.how.sign), kind)
     tangents: list[Tangent] = []
     for i, trace in enumerate(traces.rest, 1):
-        a, tangent = blocks.forward_along(trace, a, _block_of(v, i, trace.how.sign))
+        a, tangent = blocks.forward_along(trace, a, _block_of(v, i, trace.how.sign), kind)
         tangents.append(tangent)
     features, p = _as_features(a, state.head), state.probabilities
     scores = scores_of(v, state.features)
@@ -177,9 +177,9 @@ def hessian_product(state: Pass, v: Params) -> dict[str, Tensor]:
     da = _as_map(dscores @ state.head + state.dlogits @ v["head.weight"], a)
     for i in reversed(range(1, DEPTH)):
         trace = traces.rest[i - 1]
-        block, da = blocks.backward_along(trace, state.rest[i - 1], tangents[i - 1], da)
+        block, da = blocks.backward_along(trace, state.rest[i - 1], tangents[i - 1], da, kind)
         product |= _named(i, block, trace.how.sign)
-    block = first.backward_along(traces.first, state.first, start, da)
+    block = first.backward_along(traces.first, state.first, start, da, kind)
     return product | _named(0, block, traces.first.how.sign)
 
 

@@ -94,6 +94,7 @@ def meta_gradient(
     norm: str,
     second_order: bool = True,
     recompute: bool = False,
+    hessian: torch.dtype | None = None,
 ) -> TaskGradient:
     """Query loss after `steps` of adaptation, and its exact gradient with respect to the initial parameters.
 
@@ -105,6 +106,8 @@ def meta_gradient(
         second_order: through the inner steps; otherwise the gradient at the adapted parameters.
         recompute: keep only the parameters of each step, and go forward and backward again when they are needed: memory
             flat in `steps`, about a third more time.
+        hessian: numbers that the convolutions of the Hessian's products multiply; None: those of the parameters. bfloat16 is
+            sooner and not exact.
     """
     means = norm_of(norm, support_x)
     images = images_of(params, support_x, means)
@@ -134,5 +137,5 @@ def meta_gradient(
     while before:
         at = before.pop()
         state = passes.pop() if passes else loss_gradient(at, images, support_y, means)[3]
-        v = descend(v, hessian_product(state, v), lr)
+        v = descend(v, hessian_product(state, v, hessian), lr)
     return TaskGradient(loss, lay_out(v, torch.contiguous_format), scores)
