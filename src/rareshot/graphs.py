@@ -66,6 +66,8 @@ class Replayed:
         self._function, self._device = function, device
         self._record = record or (as_cuda_graph if device.type == "cuda" else as_it_is)
         self._held: dict[object, tuple[dict[str, Tensor], Recording]] = {}
+        self.failed = ""
+        """Why the last recording failed; empty if none did."""
 
     @torch.no_grad()
     def __call__(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,6 +86,8 @@ class Replayed:
         try:
             return self._record(lambda: self._function(held))
         except RuntimeError as error:
-            first = str(error).strip().partition("\n")[0]
-            logging.getLogger(__name__).warning("no CUDA graph (%s): steps run one operation after the other", first)
+            self.failed = str(error).strip().partition("\n")[0]
+            logging.getLogger(__name__).warning(
+                "no CUDA graph (%s): steps run one operation after the other", self.failed
+            )
             return as_it_is(lambda: self._function(held))
