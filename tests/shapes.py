@@ -6,7 +6,18 @@ The rooms of tensors only: elsewhere tests hand over wrong values on purpose, to
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-ROOMS = ["data.augment", "episodes", "explicit", "gradients", "inner", "pixels", "policies", "training"]
+ROOMS = [
+    "data.augment",
+    "episodes",
+    "explicit",
+    "gradients",
+    "inner",
+    "meta_batch",
+    "pixels",
+    "policies",
+    "resident",
+    "training",
+]
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 hook = install_import_hook([f"rareshot.{room}" for room in ROOMS], "shapes.checked")

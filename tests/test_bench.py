@@ -12,7 +12,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rareshot.bench import floor, peers
-from rareshot.bench.designs import META_TEST, OURS, PLAIN, TEXTBOOK, Design, ours
+from rareshot.bench.designs import (
+    BFLOAT16_HESSIAN,
+    META_TEST,
+    ON_A_GPU,
+    OURS,
+    PLAIN,
+    SIDE_BY_SIDE,
+    TEXTBOOK,
+    Design,
+    ours,
+    side_by_side,
+)
 from rareshot.bench.lanes import run_step
 from rareshot.bench.picture import draw_roofline
 from rareshot.bench.problem import Problem, Step
@@ -51,7 +62,8 @@ def records() -> list[Record]:
     plan = Plan(TINY, rounds=2, test_steps=1, rate_seconds=0.001, repeats=1, points=(("steps", (2,)),))
     torch.set_num_threads(2)
     try:
-        return list(run(plan, designs=(OURS, TEXTBOOK, WRONG, BROKEN, ABSENT), answers=(META_TEST[0],)))
+        designs = (OURS, SIDE_BY_SIDE, BFLOAT16_HESSIAN, TEXTBOOK, WRONG, BROKEN, ABSENT)
+        return list(run(plan, designs=designs, answers=(META_TEST[0],), device="cpu"))
     finally:
         torch.set_num_threads(1)
 
@@ -89,7 +101,7 @@ def test_least_time_adds_up_every_call_at_its_own_rate() -> None:
 
 
 @pytest.mark.parametrize("second_order", [True, False])
-@pytest.mark.parametrize("prepare", [peers.vmapped, ours], ids=lambda prepare: prepare.__name__)
+@pytest.mark.parametrize("prepare", [peers.vmapped, ours, side_by_side], ids=lambda prepare: prepare.__name__)
 def test_designs_without_a_library_give_the_textbook_gradient(prepare: Any, second_order: bool) -> None:
     problem = replace(TINY, steps=2, double=True, second_order=second_order)
     wanted = run_step(TEXTBOOK, problem, ((0, 1),), 1)
@@ -104,10 +116,30 @@ def test_vmap_takes_fewer_tasks_at_once_where_they_would_fill_the_memory() -> No
 
 
 def test_what_passes_the_gate_is_within_its_tolerance(records: list[Record]) -> None:
-    passed = of(records, "gate", passed=True)
-    assert {each["design"] for each in passed} == {"ours", "functional loop"}
-    assert len(passed) == 4
+    passed = of(records, "gate", passed=True, exact=True)
+    assert {each["design"] for each in passed} == {"ours", "ours, side by side", "functional loop"}
+    assert len(passed) == 6
     assert all(each["distance"] < 1e-10 for each in passed)
+
+
+def test_what_is_not_exact_has_a_bound_and_a_table_of_its_own(records: list[Record]) -> None:
+    (gate,) = of(records, "gate", design=BFLOAT16_HESSIAN.name)
+    assert not gate["exact"]
+    assert 1e-10 < gate["distance"] <= BFLOAT16_HESSIAN.tolerance == 2e-2
+    by_caption = {table.caption.partition(";")[0]: table for table in tables(records)}
+    assert BFLOAT16_HESSIAN.name not in {row[0] for row in by_caption["One training step, second order"].rows}
+    assert {row[0] for row in by_caption["Not exact: one training step, second order"].rows} == {BFLOAT16_HESSIAN.name}
+
+
+def test_a_device_has_its_own_gate_rounds_and_projection(records: list[Record]) -> None:
+    found = of(records, "device", second_order=True)
+    assert {each["design"] for each in found} == {design.name for design in ON_A_GPU}
+    passed = [each for each in found if "seconds" in each]
+    assert "ours, side by side" in {each["design"] for each in passed}
+    for each in passed:
+        assert each["distance"] <= (1e-10 if each["exact"] else 2e-2)
+        assert len(each["seconds"]) == len(each["ratios"]) == 2
+        assert each["hours"] == pytest.approx(sum(each["seconds"]) / 2 * 3000 / 3600)
 
 
 def test_a_wrong_gradient_is_listed_as_failed_and_not_timed(records: list[Record]) -> None:
@@ -125,8 +157,9 @@ def test_a_design_that_raises_or_is_not_installed_says_so(records: list[Record])
 
 def test_every_round_has_a_time_and_a_ratio_to_ours(records: list[Record]) -> None:
     steps = of(records, "step")
-    assert [each["design"] for each in steps] == ["ours", "functional loop"] * 2
-    for each, own in zip(steps, [steps[0], steps[0], steps[2], steps[2]], strict=True):
+    exact = ["ours", "ours, side by side", "functional loop"]
+    assert [each["design"] for each in steps] == [*exact[:2], BFLOAT16_HESSIAN.name, exact[2], *exact]
+    for each, own in zip(steps, [steps[0]] * 4 + [steps[4]] * 3, strict=True):
         assert each["ratios"] == [a / b for a, b in zip(each["seconds"], own["seconds"], strict=True)]
         assert len(each["seconds"]) == 2
 
@@ -134,7 +167,7 @@ def test_every_round_has_a_time_and_a_ratio_to_ours(records: list[Record]) -> No
 def test_every_part_is_there_and_survives_json(records: list[Record]) -> None:
     assert json.loads(json.dumps(records)) == records
     parts = ["setting", "rate", "floor", "gate", "memory", "step", "meta-test gate", "meta-test", "inductive gate"]
-    assert list(dict.fromkeys(each["part"] for each in records)) == [*parts, "inductive", "scaling", "data"]
+    assert list(dict.fromkeys(each["part"] for each in records)) == [*parts, "inductive", "scaling", "data", "device"]
     assert of(records, "inductive gate")[0]["passed"]
     assert all(each["bytes"] >= 0 for each in of(records, "memory"))
     assert 0 < of(records, "data")[0]["share"] < 1
@@ -149,10 +182,13 @@ def test_tables_and_picture_name_every_design(records: list[Record], tmp_path: P
         "away from the textbook's",
         "of floor",
         "Meta-test",
+        "Not exact: one training step, second order",
+        "One training step on cpu, first order",
+        "3000 iterations",
     ):
         assert words in text
     assert "no GPU here" in describe({**records[0], "gpu": None})
-    assert "measures the CPU" in describe({**records[0], "gpu": "a GPU"})
+    assert "a GPU, in tables of its own" in describe({**records[0], "gpu": "a GPU"})
     files = [tmp_path / "roofline.svg", tmp_path / "roofline.png"]
     draw_roofline(records, *files)
     assert all(file.stat().st_size > 1000 for file in files)

@@ -53,10 +53,22 @@ def folder(tmp_path: Path, learner: EpisodicLearner) -> Path:
 
 @pytest.mark.parametrize(
     "method",
-    [MAML(), METHOD, MAML(meta_loss=Mean(), norm="group", backbone="resnet10t", held_out=0.0, fast=False)],
+    [
+        MAML(),
+        METHOD,
+        MAML(hessian="bfloat16"),
+        MAML(meta_loss=Mean(), norm="group", backbone="resnet10t", held_out=0.0, fast=False),
+    ],
 )
 def test_a_method_survives_json(method: MAML) -> None:
     assert config.from_json(KINDS, json.loads(json.dumps(config.to_json(method)))) == method
+
+
+def test_a_run_kept_before_a_field_was_there_reads_and_compares_as_before() -> None:
+    told = config.to_json(MAML())
+    assert "hessian" not in told
+    assert config.from_json(KINDS, told) == MAML()
+    assert config.to_json(MAML(hessian="bfloat16"))["hessian"] == "bfloat16"
 
 
 def test_a_run_survives_the_disk(tmp_path: Path) -> None:

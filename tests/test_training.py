@@ -20,7 +20,7 @@ from rareshot.gradients import Task, TaskGradient
 from rareshot.losses import DifficultyAware, Mean, MetaLoss
 from rareshot.machine import use_threads
 from rareshot.methods.maml import MAML, EpisodicLearner
-from rareshot.training import Outer, TrainingDivergedError, train_episodic
+from rareshot.training import Outer, TrainingDivergedError, in_threads, train_episodic
 from rareshot.types import Progress, State, TrainingState
 from rareshot.validation import mean_auc
 
@@ -147,6 +147,23 @@ def test_the_number_of_threads_is_the_one_asked_for(monkeypatch: pytest.MonkeyPa
         use_threads(0)
 
 
+def test_a_hessian_in_bfloat16_trains_another_way(made: LabelledImages) -> None:
+    (exact, records), (learner, others) = (
+        trained(replace(TINY, hessian=kind), made) for kind in ("float32", "bfloat16")
+    )
+    assert others.records[0]["tasks"][0]["loss"] == records.records[0]["tasks"][0]["loss"]
+    assert state_hash(learner.state()) != state_hash(exact.state())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"fast": False}, {"backbone": "resblocks"}, {"adapted": "head"}, {"norm": "tasknorm"}, {"second_order": False}],
+)
+def test_a_hessian_in_bfloat16_is_refused_without_the_explicit_gradient(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="hessian='bfloat16' needs the explicit gradient of second order"):
+        replace(TINY, hessian="bfloat16", **change)
+
+
 def test_training_depends_on_the_seed_and_leaves_the_global_random_state(made: LabelledImages) -> None:
     before = torch.get_rng_state()
     first, other = (DAML.fit(made.common(), seed=seed) for seed in (3, 4))
@@ -246,9 +263,10 @@ def outer_loop(
     log, loss_of = Log(), meta_loss or Mean()
     plain: dict[str, Any] = {"iterations": 1, "tasks": 4, "clip": 10.0}
     outer = Outer(meta_loss=lambda i: loss_of, meta_lr=lambda i: 1e-3, **{**plain, **how})
-    weights = train_episodic(
-        NET, numbered, gradient_of, outer, resume=None, observe=log, validate=lambda iteration, weights: {}
-    )
+    with in_threads(NET, gradient_of, outer.tasks) as gradients:
+        weights = train_episodic(
+            NET, numbered, gradients, outer, resume=None, observe=log, validate=lambda iteration, weights: {}
+        )
     return weights, log
 
 

@@ -25,7 +25,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from rareshot import config
+from rareshot import config, machine
 from rareshot.methods import KINDS
 from rareshot.types import Learner, Method, State, TrainingState
 
@@ -65,9 +65,10 @@ def as_now(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers may depend on besides the configuration: packages, Python, and the commit where there is one."""
+    """What the numbers may depend on besides the configuration: packages, Python, the commit where there is one, a GPU."""
     packages = {name: version(name) for name in ("rareshot", "torch", "numpy")}
-    return {**packages, "python": platform.python_version(), "commit": _commit()}
+    gpu = {"gpu": torch.cuda.get_device_name()} if machine.device().type == "cuda" else {}
+    return {**packages, "python": platform.python_version(), "commit": _commit(), **gpu}
 
 
 def write_run(folder: Path, run: Run) -> None:

@@ -2,24 +2,18 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-ADDED = "added"
-"""Marks, in a field's metadata, that files of earlier versions lack it."""
-
-
-def added(default: Any) -> Any:
-    """A dataclass field that came later: a file without it is read as if `default` stood there.
-
-    `default` must be what the class did before it had the field.
-    """
-    return field(default=default, metadata={ADDED: True})
+LATER = {"later": True}
+"""Metadata of a field that came after runs had been kept. At its default it stays out of the JSON, where theirs lack it too: they
+read as ever, and a run that asks for nothing new is the same as one of theirs."""
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """Every field by name, and under `kind` the name of the class; dataclasses within it likewise."""
-    values = {field.name: getattr(value, field.name) for field in fields(value)}
+    """Every field by name, and under `kind` the name of the class; dataclasses within it likewise; see `LATER`."""
+    kept = [each for each in fields(value) if not (_is_later(each) and getattr(value, each.name) == each.default)]
+    values = {each.name: getattr(value, each.name) for each in kept}
     plain = {name: to_json(each) if is_dataclass(each) else each for name, each in values.items()}
     return {"kind": type(value).__name__, **plain}
 
@@ -31,8 +25,8 @@ def from_json(kinds: Mapping[str, type], values: Mapping[str, Any]) -> Any:
         kinds: the classes that may stand there, by name.
 
     Raises:
-        ValueError: if the kind or a name is unknown, a name is missing that was not `added`, or a value is not of its
-            declared kind or breaks a rule of the class.
+        ValueError: if the kind or a name is unknown, a name is missing, or a value is not of its declared kind or breaks a
+            rule of the class.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{values!r} is not a JSON object")
@@ -41,12 +35,13 @@ def from_json(kinds: Mapping[str, type], values: Mapping[str, Any]) -> Any:
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"kind={kind!r} is none of {', '.join(kinds)}")
     hints = get_type_hints(kinds[kind])
-    hints = {field.name: hints[field.name] for field in fields(kinds[kind])}
-    later = {field.name for field in fields(kinds[kind]) if field.metadata.get(ADDED)}
+    own = fields(kinds[kind])
+    hints = {each.name: hints[each.name] for each in own}
+    rest = {each.name: each.default for each in own if _is_later(each)} | rest
     unknown = rest.keys() ^ hints.keys()
-    if unknown - later:
-        raise ValueError(f"{', '.join(sorted(unknown - later))} unknown or missing")
-    return kinds[kind](**{name: _read(name, rest[name], hint) for name, hint in hints.items() if name in rest})
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))} unknown or missing")
+    return kinds[kind](**{name: _read(name, rest[name], hint) for name, hint in hints.items()})
 
 
 def _read(name: str, value: Any, hint: Any) -> Any:
@@ -65,6 +60,10 @@ def _read(name: str, value: Any, hint: Any) -> Any:
         elif isinstance(choice, type) and type(value) is choice:
             return value
     raise ValueError(f"{name}={value!r} is not of the right kind, {_told(choices)}")
+
+
+def _is_later(field: Field[Any]) -> bool:
+    return bool(field.metadata.get("later"))
 
 
 def _told(choices: tuple[Any, ...]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rareshot.data.collection import LabelledImages
@@ -102,15 +102,21 @@ class Episodes:
     def episode(self, drawn: Drawn) -> Episode:
         """The pictures of a drawn episode."""
         support, query = drawn.support.reshape(-1), np.concatenate(drawn.query)
+        support_y, query_y = self.labels(drawn)
         return Episode(
             support_x=self.images.images(support),
-            support_y=torch.arange(len(drawn.classes)).repeat_interleave(self.spec.shot),
+            support_y=support_y,
             query_x=self.images.images(query),
-            query_y=torch.from_numpy(np.repeat(np.arange(len(drawn.classes)), [len(part) for part in drawn.query])),
+            query_y=query_y,
             classes=tuple(self.images.classes[label] for label in drawn.classes),
             support_ids=tuple(map(str, self.images.ids[support])),
             query_ids=tuple(map(str, self.images.ids[query])),
         )
+
+    def labels(self, drawn: Drawn) -> tuple[Int[Tensor, " s"], Int[Tensor, " q"]]:
+        """Labels of the support and the query images of a drawn episode."""
+        support = torch.arange(len(drawn.classes)).repeat_interleave(self.spec.shot)
+        return support, torch.from_numpy(np.repeat(np.arange(len(drawn.classes)), [len(part) for part in drawn.query]))
 
     def augmented(self, drawn: Drawn, augment: Augment, rng: np.random.Generator) -> Episode:
         """The pictures of a drawn episode, support and query each transformed by draws from `rng`."""

@@ -79,9 +79,16 @@ def meta_gradient(
     adapted: str,
     second_order: bool,
     fast: bool = True,
+    hessian: torch.dtype | None = None,
 ) -> TaskGradient:
-    """`plain`, or with `fast` the explicit path where that applies: the same numbers, sooner."""
-    if not (fast and explicit_applies(net, task.support_x, adapted)):
+    """`plain`, or with `fast` the explicit path where that applies, on a CPU: the same numbers, sooner.
+
+    On a GPU the explicit path takes all tasks of an iteration at once, see `rareshot.meta_batch`.
+
+    Args:
+        hessian: of the explicit path alone, see `rareshot.explicit.meta_gradient`; bfloat16 is not exact.
+    """
+    if not (fast and task.support_x.device.type == "cpu" and explicit_applies(net, adapted)):
         return plain(net, params, task, steps=steps, lr=lr, adapted=adapted, second_order=second_order)
     start = {name: value.detach() for name, value in net.begin(params, task.way).items()}
     result = explicit.meta_gradient(
@@ -94,5 +101,6 @@ def meta_gradient(
         lr=lr,
         norm=norm_of(net),
         second_order=second_order,
+        hessian=hessian,
     )
     return TaskGradient(result.loss.item(), {name: result.gradient[name] for name in params}, result.logits)

@@ -1,4 +1,4 @@
-"""The machine: how many threads to use, and an allocator that keeps its memory."""
+"""The machine: how many threads, which device, and an allocator that keeps its memory."""
 
 import ctypes
 import os
@@ -36,6 +36,30 @@ def use_threads(threads: int | None) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(threads or cores)
     return torch.get_num_threads()
+
+
+_device = torch.device("cpu")
+
+
+def use_device(name: str) -> torch.device:
+    """Let training and adaptation compute on the device called `name`, see `pick_device`; the device.
+
+    As with threads, it is a matter of the process and no part of a method. States, checkpoints and answers are on the CPU all
+    the same.
+    """
+    global _device
+    _device = pick_device(name)
+    if _device.type == "cuda":
+        # The same bits again on the same card, for a resumed run; and no TF32, which cuDNN takes unasked: its 10 bits of
+        # mantissa would put every convolution 1e-3 away from what the CPU computes.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return _device
+
+
+def device() -> torch.device:
+    """Where training and adaptation compute: what `use_device` said last, else the CPU."""
+    return _device
 
 
 def pick_device(name: str) -> torch.device:

@@ -48,8 +48,15 @@ class Pixels:
             )
         if not (images.min() >= 0 and images.max() <= 1):
             raise ValueError("images must lie in [0, 1]; divide bytes by 255")
-        x = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
-        return x.contiguous(memory_format=torch.channels_last)
+        return self.standardised(images).contiguous(memory_format=torch.channels_last)
+
+    def standardised(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """The same unchecked, on the device of the statistics, in any layout."""
+        return (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+
+    def on(self, device: torch.device) -> "Pixels":
+        """With the statistics on a device."""
+        return replace(self, mean=self.mean.to(device), std=self.std.to(device))
 
     def state(self) -> State:
         """The statistics by name, as a learner's state carries them."""

@@ -1,21 +1,23 @@
 """The outer loop of Algorithm 1 (§2.2): tasks, their gradients, the outer loss, Adam. It knows no method by name.
 
-Each task runs on one thread, so the answer does not depend on how many threads there are. Whatever an iteration uses
-is a pure function of (seed, iteration), but for the weights, Adam's moments and the list of skipped tasks: these are
-the `TrainingState`, and training resumed from one goes on bit-identically.
+On a CPU each task runs on one thread (`in_threads`), so the answer does not depend on how many threads there are. Whatever an
+iteration uses is a pure function of (seed, iteration), but for the weights, Adam's moments and the list of skipped tasks:
+these are the `TrainingState`, and training resumed from one goes on bit-identically.
 """
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from rareshot.gradients import Task, TaskGradient
+from rareshot.gradients import TaskGradient
 from rareshot.losses import MetaLoss, difficulty_weight
 from rareshot.metrics import auc
 from rareshot.policies import Curriculum
@@ -34,7 +36,23 @@ class Trainable(Protocol):
         ...
 
 
+@runtime_checkable
+class Judged(Protocol):
+    """What the outer loop asks of a task."""
+
+    @property
+    def query_y(self) -> Int[Tensor, " q"]:
+        """Labels of its query images."""
+        ...
+
+    @property
+    def way(self) -> int:
+        """How many classes it has."""
+        ...
+
+
 N = TypeVar("N", bound=Trainable)
+T = TypeVar("T", bound=Judged)
 
 
 class TrainingDivergedError(RuntimeError):
@@ -56,10 +74,30 @@ class Outer:
     """Largest norm of one task's weighted gradient."""
 
 
+@contextmanager
+def in_threads(
+    net: N, gradient_of: Callable[[N, Mapping[str, Tensor], T], TaskGradient], tasks: int
+) -> Iterator[Callable[[Mapping[str, Tensor], Sequence[T]], list[TaskGradient]]]:
+    """While open: what computes the gradients of up to `tasks` tasks beside each other, each on one thread of torch's.
+
+    Args:
+        gradient_of: a task's loss and gradient at given weights, on a copy of the network of its own.
+    """
+    copies = [copy.deepcopy(net) for _ in range(tasks)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(min(threads, tasks), initializer=lambda: torch.set_num_threads(1))
+    try:
+        yield lambda weights, drawn: list(pool.map(gradient_of, copies, [weights] * len(drawn), drawn))
+    finally:
+        pool.shutdown()
+        torch.set_num_threads(threads)
+
+
 def train_episodic(
-    net: N,
-    task_of: Callable[[int, tuple[int, ...] | None], tuple[Task, Sequence[str]]],
-    gradient_of: Callable[[N, Mapping[str, Tensor], Task], TaskGradient],
+    net: Trainable,
+    task_of: Callable[[int, tuple[int, ...] | None], tuple[T, Sequence[str]]],
+    gradients_of: Callable[[Mapping[str, Tensor], Sequence[T]], list[TaskGradient]],
     outer: Outer,
     *,
     resume: TrainingState | None,
@@ -71,7 +109,7 @@ def train_episodic(
 
     Args:
         task_of: number of a task, counted through, and its classes (None: any) → the task and the names of its classes.
-        gradient_of: a task's loss and gradient at given weights, on a copy of the network of its own.
+        gradients_of: weights and the tasks of an iteration → loss and gradient of each, on the CPU: `in_threads`, for one.
         validate: (iterations done, weights) → figures for the log; a pure function.
         resume: where an earlier run of the same stood.
         policy: chooses each task's classes; None: they are drawn at random.
@@ -88,59 +126,51 @@ def train_episodic(
         restore(weights, adam, resume)
         if policy is not None and first:
             policy.restore(resume.policy)
-    copies = [copy.deepcopy(net) for _ in range(outer.tasks)]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(min(threads, outer.tasks), initializer=lambda: torch.set_num_threads(1))
-    try:
-        for iteration in range(first, outer.iterations):
-            begun = time.perf_counter()
-            numbers = range(iteration * outer.tasks, (iteration + 1) * outer.tasks)
-            chosen = [policy.choose(number) if policy else None for number in numbers]
-            drawn = [task_of(number, classes) for number, classes in zip(numbers, chosen, strict=True)]
-            data_seconds = time.perf_counter() - begun
-            results = list(pool.map(gradient_of, copies, [weights] * outer.tasks, [task for task, _ in drawn]))
-            finite = [_is_finite(result) for result in results]
-            skipped += [number for number, good in zip(numbers, finite, strict=True) if not good]
-            _stop_if_diverged(skipped, iteration, outer.tasks)
-            losses = torch.tensor([result.loss for result in results], dtype=torch.float64)
-            slopes = difficulty_weight(outer.meta_loss(iteration), losses, drawn[0][0].way).tolist()
-            used = [index for index, good in enumerate(finite) if good]
-            norms = [_norm(results[index].gradient) if finite[index] else float("nan") for index in range(outer.tasks)]
-            if used:
-                gradient = _combine(
-                    [results[i] for i in used], [slopes[i] for i in used], [norms[i] for i in used], outer.clip
+    for iteration in range(first, outer.iterations):
+        begun = time.perf_counter()
+        numbers = range(iteration * outer.tasks, (iteration + 1) * outer.tasks)
+        chosen = [policy.choose(number) if policy else None for number in numbers]
+        drawn = [task_of(number, classes) for number, classes in zip(numbers, chosen, strict=True)]
+        data_seconds = time.perf_counter() - begun
+        results = gradients_of(weights, [task for task, _ in drawn])
+        finite = [_is_finite(result) for result in results]
+        skipped += [number for number, good in zip(numbers, finite, strict=True) if not good]
+        _stop_if_diverged(skipped, iteration, outer.tasks)
+        losses = torch.tensor([result.loss for result in results], dtype=torch.float64)
+        slopes = difficulty_weight(outer.meta_loss(iteration), losses, drawn[0][0].way).tolist()
+        used = [index for index, good in enumerate(finite) if good]
+        norms = [_norm(results[index].gradient) if finite[index] else float("nan") for index in range(outer.tasks)]
+        if used:
+            gradient = _combine(
+                [results[i] for i in used], [slopes[i] for i in used], [norms[i] for i in used], outer.clip
+            )
+            for name, value in weights.items():
+                value.grad = gradient[name]
+            adam.param_groups[0]["lr"] = outer.meta_lr(iteration)
+            adam.step()
+        record = {
+            "iteration": iteration + 1,
+            "loss": sum(results[i].loss for i in used) / len(used) if used else None,
+            "meta_lr": outer.meta_lr(iteration),
+            "seconds": 0.0,
+            "data_seconds": data_seconds,
+            "skipped": len(skipped),
+            "tasks": [
+                _task_record(result, task, classes, slope, norm)
+                if good
+                else {"classes": list(classes), "skipped": True}
+                for result, (task, classes), slope, norm, good in zip(
+                    results, drawn, slopes, norms, finite, strict=True
                 )
-                for name, value in weights.items():
-                    value.grad = gradient[name]
-                adam.param_groups[0]["lr"] = outer.meta_lr(iteration)
-                adam.step()
-            record = {
-                "iteration": iteration + 1,
-                "loss": sum(results[i].loss for i in used) / len(used) if used else None,
-                "meta_lr": outer.meta_lr(iteration),
-                "seconds": 0.0,
-                "data_seconds": data_seconds,
-                "skipped": len(skipped),
-                "tasks": [
-                    _task_record(result, task, classes, slope, norm)
-                    if good
-                    else {"classes": list(classes), "skipped": True}
-                    for result, (task, classes), slope, norm, good in zip(
-                        results, drawn, slopes, norms, finite, strict=True
-                    )
-                ],
-            }
-            record["seconds"] = time.perf_counter() - begun
-            if policy is not None:
-                for index in used:
-                    policy.observe(chosen[index] or (), _auc(results[index], drawn[index][0]))
-            record |= validate(iteration + 1, weights)
-            state = snapshot(iteration + 1, weights, adam, tuple(skipped), policy.state() if policy else {})
-            observe(Progress(iteration + 1, outer.iterations, record, state))
-    finally:
-        pool.shutdown()
-        torch.set_num_threads(threads)
+            ],
+        }
+        record["seconds"] = time.perf_counter() - begun
+        if policy is not None:
+            for index in used:
+                policy.observe(chosen[index] or (), _auc(results[index], drawn[index][0]))
+        record |= validate(iteration + 1, weights)
+        state = snapshot(iteration + 1, weights, adam, tuple(skipped), policy.state() if policy else {})
+        observe(Progress(iteration + 1, outer.iterations, record, state))
     return weights
 
 
@@ -158,7 +188,7 @@ def _combine(results: list[TaskGradient], slopes: list[float], norms: list[float
 
 
 def _task_record(
-    result: TaskGradient, task: Task, classes: Sequence[str], slope: float, norm: float
+    result: TaskGradient, task: Judged, classes: Sequence[str], slope: float, norm: float
 ) -> dict[str, float | list[str]]:
     return {
         "classes": list(classes),
@@ -169,7 +199,7 @@ def _task_record(
     }
 
 
-def _auc(result: TaskGradient, task: Task) -> float:
+def _auc(result: TaskGradient, task: Judged) -> float:
     return auc(result.logits.softmax(1), task.query_y)
 
 

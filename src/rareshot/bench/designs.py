@@ -2,8 +2,8 @@
 
 import copy
 import importlib.util
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Literal
 
@@ -14,8 +14,13 @@ from rareshot import explicit
 from rareshot.bench import peers
 from rareshot.bench.problem import Problem, Step
 from rareshot.gradients import Task, meta_gradient
+from rareshot.graphs import Replayed, as_it_is
 from rareshot.inner import adapt_to_support, query_logits
 
+EXACT = 1e-10
+"""Largest relative distance from the textbook gradient in float64."""
+BFLOAT16 = 2e-2
+"""The same for a Hessian whose convolutions multiply in bfloat16, 8 bits of mantissa."""
 Arrangement = Literal["intra-op", "threads", "processes"]
 """One task at a time on all threads; tasks in Python threads of one torch thread each; the same in processes."""
 
@@ -39,6 +44,13 @@ class Design:
 
     maps_tasks: bool = False
     """It computes several tasks at once."""
+    tolerance: float = EXACT
+    """What the gate lets pass."""
+
+    @property
+    def exact(self) -> bool:
+        """Is its gradient the textbook's, but for rounding?"""
+        return self.tolerance <= EXACT
 
     @property
     def installed(self) -> bool:
@@ -51,7 +63,7 @@ class Design:
         return version(self.package) if self.package and self.installed else ""
 
 
-def ours(problem: Problem, tasks: Sequence[Task], *, fast: bool = True) -> Step:
+def ours(problem: Problem, tasks: Sequence[Task], *, fast: bool = True, hessian: torch.dtype | None = None) -> Step:
     """`rareshot.gradients.meta_gradient`, as training calls it."""
     net = problem.network()
     params = {name: value.detach() for name, value in net.named_parameters()}
@@ -68,12 +80,59 @@ def ours(problem: Problem, tasks: Sequence[Task], *, fast: bool = True) -> Step:
                 adapted="all",
                 second_order=problem.second_order,
                 fast=fast,
+                hessian=hessian,
             )
             for name, value in result.gradient.items():
                 total[name] += value
         return total
 
     return step
+
+
+def ours_bfloat16(problem: Problem, tasks: Sequence[Task]) -> Step:
+    """The Hessian's convolutions multiply in bfloat16."""
+    return ours(problem, tasks, hessian=torch.bfloat16)
+
+
+def side_by_side(
+    problem: Problem, tasks: Sequence[Task], *, recorded: bool = True, hessian: torch.dtype | None = None
+) -> Step:
+    """`explicit.batched`, on a GPU recorded as one CUDA graph, as training calls it there."""
+    params = {name: value.detach() for name, value in problem.network().named_parameters()}
+    stacked = [torch.stack(parts) for parts in list(zip(*tasks, strict=True))[:4]]
+    names = ("support_x", "support_y", "query_x", "query_y")
+
+    def compute(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        answer = explicit.batched.meta_gradients(
+            {name: given[name] for name in params},
+            *(given[name] for name in names),
+            steps=problem.steps,
+            lr=problem.lr,
+            norm=problem.norm,
+            second_order=problem.second_order,
+            hessian=hessian,
+        )
+        return {name: value.sum(0) for name, value in answer.gradient.items()}
+
+    replayed = Replayed(compute, torch.device(problem.device), None if recorded else as_it_is)
+
+    def step() -> dict[str, Tensor]:
+        answer = replayed({**params, **dict(zip(names, stacked, strict=True))})
+        if replayed.failed:
+            raise RuntimeError(f"no CUDA graph: {replayed.failed}")
+        return answer
+
+    return step
+
+
+def not_recorded(problem: Problem, tasks: Sequence[Task]) -> Step:
+    """The same, one operation after the other."""
+    return side_by_side(problem, tasks, recorded=False)
+
+
+def side_by_side_bfloat16(problem: Problem, tasks: Sequence[Task]) -> Step:
+    """The same, recorded, with the Hessian's convolutions in bfloat16."""
+    return side_by_side(problem, tasks, hessian=torch.bfloat16)
 
 
 def ours_plain(problem: Problem, tasks: Sequence[Task]) -> Step:
@@ -135,17 +194,31 @@ OURS = Design("ours", ours, arrangements=("threads",), layouts=(True,))
 """What every ratio is to; runs as training runs it."""
 PLAIN = Design("ours, plain", ours_plain, arrangements=("threads",), layouts=(True,))
 RECOMPUTED = Design("ours, recomputed", ours_recomputed, arrangements=("threads",), layouts=(True,), orders=(True,))
+BFLOAT16_HESSIAN = Design(
+    "ours, bfloat16 Hessian",
+    ours_bfloat16,
+    arrangements=("threads",),
+    layouts=(True,),
+    orders=(True,),
+    tolerance=BFLOAT16,
+)
+SIDE_BY_SIDE = Design("ours, side by side", side_by_side, arrangements=("intra-op",), layouts=(True,), maps_tasks=True)
 TEXTBOOK = Design("functional loop", peers.functional)
 """What the gate compares with."""
+LEARN2LEARN = Design("learn2learn", peers.learn2learn, "learn2learn")
+HIGHER = Design("higher", peers.higher, "higher")
+VMAP = Design("torch.func vmap", peers.vmapped, arrangements=("intra-op",), maps_tasks=True)
 DESIGNS = (
     OURS,
     PLAIN,
     RECOMPUTED,
-    Design("learn2learn", peers.learn2learn, "learn2learn"),
-    Design("higher", peers.higher, "higher"),
+    SIDE_BY_SIDE,
+    BFLOAT16_HESSIAN,
+    LEARN2LEARN,
+    HIGHER,
     Design("torchopt", peers.torchopt, "torchopt", orders=(True,)),
     TEXTBOOK,
-    Design("torch.func vmap", peers.vmapped, arrangements=("intra-op",), maps_tasks=True),
+    VMAP,
     Design(
         "learn2learn, as people run it",
         peers.learn2learn,
@@ -155,6 +228,24 @@ DESIGNS = (
         keep_memory=False,
     ),
 )
+
+ON_A_GPU = (
+    SIDE_BY_SIDE,
+    replace(SIDE_BY_SIDE, name="ours, side by side, not recorded", prepare=not_recorded),
+    replace(
+        SIDE_BY_SIDE,
+        name="ours, side by side, bfloat16 Hessian",
+        prepare=side_by_side_bfloat16,
+        orders=(True,),
+        tolerance=BFLOAT16,
+    ),
+    PLAIN,
+    LEARN2LEARN,
+    HIGHER,
+    TEXTBOOK,
+    VMAP,
+)
+"""Designs for a problem whose `device` is one; the first is what ratios are to."""
 
 OUR_ANSWERS = Design("ours", our_answers, arrangements=("threads",), layouts=(True,))
 PLAIN_ANSWERS = Design("ours, plain", our_plain_answers, arrangements=("threads",), layouts=(True,))

@@ -8,7 +8,7 @@ import multiprocessing
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from rareshot.bench.designs import Arrangement, Design
 from rareshot.bench.problem import Problem, Step
@@ -131,8 +132,12 @@ def run_step(design: Design, problem: Problem, groups: Groups, threads: int) -> 
         torch.set_num_threads(1)
         steps = [prepared(design, problem, group) for group in groups]
         answers = list(_pool(threads).map(lambda step: step(), steps))
-    flat = [torch.cat([answer[name].detach().flatten() for name in sorted(answer)]).numpy() for answer in answers]
-    return np.asarray(np.sum(flat, axis=0))
+    return np.asarray(np.sum([flat(answer) for answer in answers], axis=0))
+
+
+def flat(answer: Mapping[str, Tensor]) -> Array:
+    """All numbers of an answer, in the order of their names."""
+    return np.asarray(torch.cat([answer[name].detach().flatten() for name in sorted(answer)]).cpu().numpy())
 
 
 def make_ready(design: Design, problem: Problem, groups: Groups) -> None:

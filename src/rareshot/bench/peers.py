@@ -178,7 +178,7 @@ def textbook(problem: Problem) -> Network:
         norm = nn.BatchNorm2d(problem.width, track_running_stats=False, dtype=kind)
         norm.load_state_dict({"weight": block.norm.weight, "bias": block.norm.bias})
         block.norm = norm
-    return net
+    return net.to(problem.device)
 
 
 def package(name: str) -> Any:

@@ -12,9 +12,10 @@ from rareshot.drawing import COLOURS, INK, LINE, SOFT, STYLE
 
 
 def draw_roofline(records: Sequence[Record], *files: Path) -> None:
-    """Useful operations a second of each design, in both orders, against the floor's: the format is that of each file's name."""
+    """Useful operations a second of each exact design, in both orders, against the floor's; a file's name says its format."""
     with matplotlib.rc_context({**STYLE, "svg.fonttype": "path"}):
-        names = list(dict.fromkeys(each["design"] for each in records if each["part"] == "step" and "seconds" in each))
+        timed = [each for each in records if each["part"] == "step" and "seconds" in each and each["exact"]]
+        names = list(dict.fromkeys(each["design"] for each in timed))
         figure = mpl.Figure(figsize=(7.2, 1.2 + 0.5 * len(names)), layout="constrained")
         axes = figure.subplots()
         for order, shift, colour in ((True, -0.19, COLOURS[0]), (False, 0.19, COLOURS[4])):

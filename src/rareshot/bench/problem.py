@@ -38,6 +38,8 @@ class Problem:
     """Memory layout of images and kernels."""
     lr: float = 0.01
     """Rate of the inner steps, γ."""
+    device: str = "cpu"
+    """Where network and tasks are; their numbers are drawn on the CPU."""
 
     @property
     def support_images(self) -> int:
@@ -68,7 +70,7 @@ class Problem:
             value.data = value.data.to(torch.float64 if self.double else torch.float32)
             if value.ndim == 4:
                 value.data = value.data.contiguous(memory_format=self.layout)
-        return net
+        return net.to(self.device)
 
     def task(self, number: int) -> Task:
         """Task `number`: noise around a centre for each class, so that classes overlap and no loss is 0."""
@@ -78,8 +80,8 @@ class Problem:
 
         def images(labels: Tensor) -> Tensor:
             x = 0.5 * centres[labels] + torch.randn(len(labels), *shape, generator=draw)
-            return (x.double() if self.double else x).contiguous(memory_format=self.layout)
+            return (x.double() if self.double else x).contiguous(memory_format=self.layout).to(self.device)
 
         support = torch.arange(self.way).repeat_interleave(self.shot)
         query = torch.arange(self.way).repeat_interleave(self.query)
-        return Task(images(support), support, images(query), query, self.way)
+        return Task(images(support), support.to(self.device), images(query), query.to(self.device), self.way)

@@ -17,6 +17,7 @@ from rareshot.bench import floor
 from rareshot.bench.designs import (
     DESIGNS,
     META_TEST,
+    ON_A_GPU,
     OUR_ANSWERS,
     OURS,
     PLAIN,
@@ -27,6 +28,7 @@ from rareshot.bench.designs import (
     Arrangement,
     Design,
 )
+from rareshot.bench.device import on_device
 from rareshot.bench.lanes import Array, FailedError, Lanes, memory_growth
 from rareshot.bench.problem import Problem
 from rareshot.checkpoint import versions
@@ -36,9 +38,6 @@ from rareshot.methods.maml import MAML
 Record = dict[str, Any]
 Observe = Callable[[str, int, int], None]
 """(stage, done, total)"""
-
-TOLERANCE = 1e-10
-"""Largest relative distance from the textbook gradient in float64."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,7 @@ def run(
     observe: Observe = lambda stage, done, total: None,
     designs: Sequence[Design] = DESIGNS,
     answers: Sequence[Design] = META_TEST,
+    device: str | None = None,
 ) -> Iterator[Record]:
     """Measure everything on as many threads as torch has now, and give each record as soon as it is there.
 
@@ -95,8 +95,10 @@ def run(
     Args:
         designs: gradients to time; the first that passes the gate is what ratios are to.
         answers: the same for the meta-test.
+        device: what to measure last, with designs of its own; None: the GPU where there is one.
     """
     threads = torch.get_num_threads()
+    device = device or ("cuda" if torch.cuda.is_available() else "")
     yield _setting(plan, threads)
     with Lanes(threads) as lanes:
         bench = _Bench(plan, lanes, observe)
@@ -116,6 +118,8 @@ def run(
             yield from bench.inductive(OUR_ANSWERS, PLAIN_ANSWERS, test, "meta-test")
             yield from bench.scaling()
         yield from bench.data(threads)
+        if device:
+            yield from on_device(ON_A_GPU, replace(plan.problem, device=device), plan.rounds, lanes, observe)
 
 
 class _Bench:
@@ -147,7 +151,7 @@ class _Bench:
         for number, design in enumerate(designs):
             self.observe(part, number, len(designs))
             record: Record = {"part": part, "design": design.name, "second_order": problem.second_order}
-            record["version"] = design.version
+            record |= {"version": design.version, "exact": design.exact}
             if not design.installed:
                 yield {**record, "passed": False, "failed": "not installed"}
                 continue
@@ -158,7 +162,7 @@ class _Bench:
             except FailedError as failed:
                 yield {**record, "passed": False, "failed": str(failed)}
                 continue
-            good = error <= TOLERANCE
+            good = error <= design.tolerance
             why = {} if good else {"failed": f"its gradient is {error:.0e} away from the textbook's"}
             yield {**record, "passed": good, "distance": error, **why}
             passed += [design] if good else []
@@ -204,6 +208,7 @@ class _Bench:
                 "part": part,
                 "design": contender.design.name,
                 "second_order": problem.second_order,
+                "exact": contender.design.exact,
                 "arrangement": contender.arrangement,
                 "channels_last": contender.problem.channels_last,
                 "tasks": problem.tasks,

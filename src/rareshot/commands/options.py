@@ -13,7 +13,7 @@ import tyro
 from rareshot.commands.terminal import data_progress
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
-from rareshot.machine import keep_memory, pick_device, use_threads
+from rareshot.machine import keep_memory, use_device, use_threads
 
 T = TypeVar("T")
 
@@ -28,10 +28,10 @@ class Machine:
     """CPU threads; None: all cores."""
 
     def start(self) -> torch.device:
-        """Settle threads and allocator; the device to use."""
+        """Settle threads, allocator and device; the device to use."""
         keep_memory()
         use_threads(self.threads)
-        return pick_device(self.device)
+        return use_device(self.device)
 
 
 def parse(kind: Callable[..., T], args: Sequence[str], prog: str, **more: Any) -> T:

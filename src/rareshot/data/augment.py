@@ -21,7 +21,11 @@ def affine(x: Float[Tensor, "n 3 h w"], rng: np.random.Generator) -> Float[Tenso
     Args:
         x: in [0, 1]; the answer is too.
     """
-    n = len(x)
+    return transformed(x, draws(len(x), rng).to(x.device))
+
+
+def draws(n: int, rng: np.random.Generator) -> Float[Tensor, "n 2 3"]:
+    """An affine map for each of n images: where in the image a pixel of the answer comes from."""
     angle = rng.uniform(0, 2 * math.pi, n)
     zoom = 1 / rng.uniform(*SCALE, n)  # the grid says where a pixel comes from: a large scale reads a small part
     flip = rng.choice((-1.0, 1.0), (2, n))
@@ -29,7 +33,12 @@ def affine(x: Float[Tensor, "n 3 h w"], rng: np.random.Generator) -> Float[Tenso
     zero = np.zeros(n)
     maps = np.stack([np.stack([cos * flip[0], -sin, zero], 1), np.stack([sin * flip[0], cos * flip[1], zero], 1)], 1)
     maps[:, 0, 1] *= flip[1]
-    grid = F.affine_grid(torch.from_numpy(maps).float(), list(x.shape), align_corners=False)
+    return torch.from_numpy(maps).float()
+
+
+def transformed(x: Float[Tensor, "n 3 h w"], maps: Float[Tensor, "n 2 3"]) -> Float[Tensor, "n 3 h w"]:
+    """Each image by its own map, on the device of both."""
+    grid = F.affine_grid(maps, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

@@ -10,10 +10,12 @@ Only conv4 is known here; `supports` says so, and the caller takes autograd for 
 | v | ∂query loss/∂parameters, at the adapted parameters and then one step earlier at a time |
 | H | ∂²support loss/∂parameters², at the parameters of a step |
 
-Functions here keep no state: several tasks may run in several threads.
+Functions here keep no state: several tasks may run in several threads. `batched` takes several at once, side by side in the
+same operations: that is for a GPU.
 """
 
+from rareshot.explicit import batched
 from rareshot.explicit.network import NORMS, Params, supports
 from rareshot.explicit.task import TaskGradient, adapt, logits, meta_gradient, moments
 
-__all__ = ["NORMS", "Params", "TaskGradient", "adapt", "logits", "meta_gradient", "moments", "supports"]
+__all__ = ["NORMS", "Params", "TaskGradient", "adapt", "batched", "logits", "meta_gradient", "moments", "supports"]

@@ -20,6 +20,9 @@ a quarter of the pixels. Two facts make that the same function:
 
 with slope = −κ² A and level = −κ B. A dot marks the derivative along a direction (ẇ, γ̇, β̇). With ρ = κ E[z u̇]: κ̇ = −ρ κ
 and ż = κ (u̇ − ṁ) − ρ z. The first block does the same by other means: see `first`.
+
+Everything here is a channel's own affair, or that of a group of channels. So several tasks may stand side by side: their
+channels in one map, (n, tasks · c, h, w), and their kernels as the groups of one convolution; see `batched`.
 """
 
 from dataclasses import dataclass
@@ -41,6 +44,7 @@ class Block(NamedTuple):
     """Parameters of a block, or a direction in them, with the sign of γ folded in."""
 
     kernel: Float[Tensor, "c in 3 3"]
+    """`in` is that of one task; c counts the filters of all."""
     scale: Stat
     shift: Stat
 
@@ -161,6 +165,8 @@ class Trace:
     a: Map
     kernel: Tensor
     how: Scaling
+    images: bool
+    """Is x images? Then it has no gradient and does not move."""
 
 
 @dataclass
@@ -176,18 +182,22 @@ class Cotangent:
 class Tangent:
     """What the forward pass along a direction leaves for the backward pass along it."""
 
-    x: Map
+    x: Map | None
+    """None where the input is images."""
     u: Map
     pooled: Map
     kernel: Tensor
     along: Drift
 
 
-def forward(x: Map, block: Block, sign: Stat, norm: Norm, moments: tuple[Stat, Stat] | None = None) -> Trace:
+def forward(
+    x: Map, block: Block, sign: Stat, norm: Norm, moments: tuple[Stat, Stat] | None = None, *, images: bool = False
+) -> Trace:
     """A block's output `.a` and what its backward pass needs.
 
     Args:
         moments: frozen mean and variance, with the sign folded in; without them those of `x` itself.
+        images: as in `Trace`.
     """
     u = _conv(x, block.kernel)
     mean, variance = moments or norm.statistics(u, sign)
@@ -195,11 +205,11 @@ def forward(x: Map, block: Block, sign: Stat, norm: Norm, moments: tuple[Stat, S
     pooled, index = pool(u)
     z = torch.addcmul(-mean * how.kappa, pooled, how.kappa, out=pooled)
     a = torch.addcmul(block.shift, z, block.scale).relu_()
-    return Trace(x, u, index, z, a, block.kernel, how)
+    return Trace(x, u, index, z, a, block.kernel, how, images)
 
 
 def backward(trace: Trace, da: Map, moments: tuple[Stat, Stat] | None = None) -> tuple[Block, Map, Cotangent]:
-    """Gradients of a block's parameters and input, and what the second order needs of them.
+    """Gradients of a block's parameters and input (empty for images), and what the second order needs of them.
 
     Args:
         da: ∂loss/∂a.
@@ -211,14 +221,20 @@ def backward(trace: Trace, da: Map, moments: tuple[Stat, Stat] | None = None) ->
     constant = pulled.level - pulled.slope * how.mean
     du = torch.zeros_like(trace.u) if how.frozen else torch.addcmul(constant, trace.u, pulled.slope)
     scatter(du, trace.index, g * (how.kappa * how.scale))
-    dx, kernel = _conv_back(du, trace.x, trace.kernel)
+    dx, kernel = _conv_back(du, trace.x, trace.kernel, images=trace.images)
     return gradient_block(kernel, pulled.s0, pulled.s1), dx, Cotangent(g, du, pulled)
 
 
-def forward_along(trace: Trace, x: Map, block: Block) -> tuple[Map, Tangent]:
-    """Derivative of a block's output along a direction: `x` in its input, `block` in its parameters."""
+def forward_along(trace: Trace, x: Map | None, block: Block, kind: torch.dtype | None = None) -> tuple[Map, Tangent]:
+    """Derivative of a block's output along a direction: `x` in its input (None: it stays), `block` in its parameters.
+
+    Args:
+        kind: of the numbers that the convolutions multiply; None: as they come. All else is as it comes.
+    """
     how = trace.how
-    u = _conv(trace.x, block.kernel).add_(_conv(x, trace.kernel))
+    u = _conv(trace.x, block.kernel, kind)
+    if x is not None:
+        u.add_(_conv(x, trace.kernel, kind))
     mean = how.norm.sums(u) / how.count
     covariance = how.norm.sums(u * trace.u) / how.count - how.mean * mean
     along = drift(how, mean, covariance, block.scale, block.shift)
@@ -228,8 +244,10 @@ def forward_along(trace: Trace, x: Map, block: Block) -> tuple[Map, Tangent]:
     return a, Tangent(x, u, pooled, block.kernel, along)
 
 
-def backward_along(trace: Trace, cotangent: Cotangent, tangent: Tangent, da: Map) -> tuple[Block, Map]:
-    """Derivatives along a direction of what `backward` gives; `da` is that of ∂loss/∂a."""
+def backward_along(
+    trace: Trace, cotangent: Cotangent, tangent: Tangent, da: Map, kind: torch.dtype | None = None
+) -> tuple[Block, Map]:
+    """Derivatives along a direction of what `backward` gives; `da` is that of ∂loss/∂a, `kind` as in `forward_along`."""
     how, along = trace.how, tangent.along
     g = torch.ops.aten.threshold_backward(da, trace.a, 0)
     s0, gz, gu = how.norm.sums(g), how.norm.sums(g * trace.z), how.norm.sums(cotangent.g * tangent.pooled)
@@ -237,8 +255,10 @@ def backward_along(trace: Trace, cotangent: Cotangent, tangent: Tangent, da: Map
     q = g.mul_(along.on_u).addcmul_(cotangent.g, how.kappa * along.on_z)
     du = torch.addcmul(more.level - more.slope * how.mean - more.slope_along * along.mean, trace.u, more.slope)
     scatter(du.addcmul_(tangent.u, more.slope_along), trace.index, q)
-    dx, kernel = _conv_back(du, trace.x, trace.kernel)
-    dx_more, kernel_more = _conv_back(cotangent.du, tangent.x, tangent.kernel)
+    dx, kernel = _conv_back(du, trace.x, trace.kernel, kind, images=trace.images)
+    if tangent.x is None:
+        return gradient_block(kernel, s0, more.s1), dx
+    dx_more, kernel_more = _conv_back(cotangent.du, tangent.x, tangent.kernel, kind)
     return gradient_block(kernel.add_(kernel_more), s0, more.s1), dx.add_(dx_more)
 
 
@@ -264,13 +284,22 @@ def _pixels(t: Tensor) -> Tensor:
     return t.permute(0, 2, 3, 1).view(n, h * w, c)
 
 
-def _conv(x: Map, kernel: Tensor) -> Map:
-    return conv2d(x, kernel, None, 1, 1).contiguous(memory_format=torch.channels_last)
+def _conv(x: Map, kernel: Tensor, kind: torch.dtype | None = None) -> Map:
+    few = kind or x.dtype
+    u = conv2d(x.to(few), kernel.to(few), None, 1, 1, groups=_tasks(x, kernel))
+    return u.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def _conv_back(du: Map, x: Map, kernel: Tensor) -> tuple[Map, Tensor]:
-    one = [1, 1]
+def _conv_back(
+    du: Map, x: Map, kernel: Tensor, kind: torch.dtype | None = None, *, images: bool = False
+) -> tuple[Map, Tensor]:
+    one, wanted, few = [1, 1], [not images, True, False], kind or x.dtype
     dx, dkernel, _ = torch.ops.aten.convolution_backward(
-        du, x, kernel, None, one, one, one, False, [0, 0], 1, [True, True, False]
+        du.to(few), x.to(few), kernel.to(few), None, one, one, one, False, [0, 0], _tasks(x, kernel), wanted
     )
-    return dx.contiguous(memory_format=torch.channels_last), dkernel
+    dkernel = dkernel.to(x.dtype)
+    return x[:0] if images else dx.to(x.dtype).contiguous(memory_format=torch.channels_last), dkernel
+
+
+def _tasks(x: Map, kernel: Tensor) -> int:
+    return x.shape[1] // kernel.shape[1]

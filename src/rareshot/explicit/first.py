@@ -4,23 +4,30 @@ Its maps are the largest of the network and its images never change. So the patc
 covariance, are made once a task. Mean and variance of u = conv(x, w), and the affine part of ∂loss/∂u, follow from those
 without looking at u again; what is left needs u only where the pool took its maximum. So nothing of full size is kept, and
 what a few images at a time need stays in the cache.
+
+That is for one task on a CPU. Where tasks stand side by side, the images come as one map, and the block is as any other.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import unfold
 
+from rareshot.explicit import blocks
 from rareshot.explicit.blocks import (
     Block,
+    Cotangent,
     Drift,
     Index,
     Pull,
     Scaling,
+    Tangent,
+    Trace,
     drift,
     gather,
     gradient_block,
@@ -132,10 +139,18 @@ class FirstTangent:
     along: Drift
 
 
+AnyImages = Images | Map
+AnyTrace = FirstTrace | Trace
+AnyCotangent = FirstCotangent | Cotangent
+AnyTangent = FirstTangent | Tangent
+
+
 def forward(
-    images: Images, block: Block, sign: Stat, norm: Norm, moments: tuple[Stat, Stat] | None = None
-) -> FirstTrace:
+    images: AnyImages, block: Block, sign: Stat, norm: Norm, moments: tuple[Stat, Stat] | None = None
+) -> AnyTrace:
     """As `blocks.forward`."""
+    if isinstance(images, Tensor):
+        return blocks.forward(images, block, sign, norm, moments, images=True)
     mean, variance = moments or norm.combine(
         images.mean(block.kernel), images.covariance(block.kernel, block.kernel), sign
     )
@@ -152,8 +167,11 @@ def forward(
     return FirstTrace(images, indices, zs, a, block.kernel, how)
 
 
-def backward(trace: FirstTrace, da: Map, moments: tuple[Stat, Stat] | None = None) -> tuple[Block, FirstCotangent]:
+def backward(trace: AnyTrace, da: Map, moments: tuple[Stat, Stat] | None = None) -> tuple[Block, AnyCotangent]:
     """As `blocks.backward`; images have no gradient."""
+    if isinstance(trace, Trace):
+        gradients, _, cotangent = blocks.backward(trace, da, moments)
+        return gradients, cotangent
     images, how = trace.images, trace.how
     weight = how.kappa * how.scale
     canvas, kernel = images.canvas(), _no_matrix(trace.kernel)
@@ -171,8 +189,10 @@ def backward(trace: FirstTrace, da: Map, moments: tuple[Stat, Stat] | None = Non
     return gradient_block(gradient, pulled.s0, pulled.s1), FirstCotangent(gs, pulled)
 
 
-def forward_along(trace: FirstTrace, block: Block) -> tuple[Map, FirstTangent]:
-    """As `blocks.forward_along`; images do not move."""
+def forward_along(trace: AnyTrace, block: Block, kind: torch.dtype | None = None) -> tuple[Map, AnyTangent]:
+    """As `blocks.forward_along`; images do not move. On patches there is little to multiply, and `kind` does not count."""
+    if isinstance(trace, Trace):
+        return blocks.forward_along(trace, None, block, kind)
     images, how = trace.images, trace.how
     mean = images.mean(block.kernel)
     covariance = images.covariance(trace.kernel, block.kernel)
@@ -191,8 +211,13 @@ def forward_along(trace: FirstTrace, block: Block) -> tuple[Map, FirstTangent]:
     return a, FirstTangent(moved, block.kernel, along)
 
 
-def backward_along(trace: FirstTrace, cotangent: FirstCotangent, tangent: FirstTangent, da: Map) -> Block:
-    """As `blocks.backward_along`."""
+def backward_along(
+    trace: AnyTrace, cotangent: AnyCotangent, tangent: AnyTangent, da: Map, kind: torch.dtype | None = None
+) -> Block:
+    """As `blocks.backward_along`; `kind` as in `forward_along`."""
+    if isinstance(trace, Trace):
+        return blocks.backward_along(trace, cast(Cotangent, cotangent), cast(Tangent, tangent), da, kind)[0]
+    cotangent, tangent = cast(FirstCotangent, cotangent), cast(FirstTangent, tangent)
     images, how, along = trace.images, trace.how, tangent.along
     on_g = how.kappa * along.on_z
     canvas, kernel = images.canvas(), _no_matrix(trace.kernel)

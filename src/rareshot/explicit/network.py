@@ -1,4 +1,7 @@
-"""conv4 from its parameters: the passes of the whole network, built from those of its blocks."""
+"""conv4 from its parameters: the passes of the whole network, built from those of its blocks.
+
+The parameters are those of one task; or of several side by side (see `batched`), which the head's third dimension tells.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from torch import Tensor
 
 from rareshot.explicit import blocks, first
 from rareshot.explicit.blocks import Block, Cotangent, Scaling, Tangent, Trace, fold, moment_gradients, sign_of
-from rareshot.explicit.first import FirstCotangent, FirstTrace, Images
+from rareshot.explicit.first import AnyCotangent, AnyImages, AnyTrace, Images
 from rareshot.explicit.norms import Map, Norm, Stat
 
 Params = Mapping[str, Tensor]
@@ -31,13 +34,8 @@ def supports(names: Iterable[str], norm: str) -> bool:
 class Traces:
     """What a forward pass through the blocks leaves behind."""
 
-    first: FirstTrace
+    first: AnyTrace
     rest: list[Trace]
-
-    @property
-    def features(self) -> Float[Tensor, "n f"]:
-        """The last block's output, flat."""
-        return self.rest[-1].a.flatten(1)
 
     @property
     def scalings(self) -> list[Scaling]:
@@ -50,21 +48,24 @@ class Pass:
     """What a forward and a backward pass of the whole network leave behind."""
 
     traces: Traces
-    first: FirstCotangent
+    first: AnyCotangent
     rest: list[Cotangent]
-    features: Float[Tensor, "n f"]
-    probabilities: Float[Tensor, "n way"]
-    dlogits: Float[Tensor, "n way"]
+    features: Float[Tensor, "*tasks n f"]
+    probabilities: Float[Tensor, "*tasks n way"]
+    dlogits: Float[Tensor, "*tasks n way"]
     head: Tensor
 
 
-def norm_of(name: str) -> Norm:
-    """How a norm mode takes its means."""
-    return Norm(GROUPS if name == "group" else 0)
+def norm_of(name: str, x: Float[Tensor, "*tasks n 3 h w"]) -> Norm:
+    """How a norm mode takes its means over the maps of `x`."""
+    tasks = len(x) if x.ndim == 5 else 1
+    return Norm(GROUPS * tasks if name == "group" else 0, side_by_side=x.ndim == 5)
 
 
-def images_of(params: Params, x: Map, norm: Norm) -> Images:
+def images_of(params: Params, x: Float[Tensor, "*tasks n 3 h w"], norm: Norm) -> AnyImages:
     """Images for the first block of `params`."""
+    if x.ndim == 5:
+        return x.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
     return Images(x, norm, len(params["backbone.blocks.0.conv.weight"]))
 
 
@@ -84,7 +85,7 @@ def _named(i: int, gradient: Block, sign: Stat) -> dict[str, Tensor]:
     return {f"backbone.blocks.{i}.{name}": part for name, part in zip(_PARTS, parts, strict=True)}
 
 
-def trace_blocks(params: Params, images: Images, norm: Norm, moments: Moments | None = None) -> Traces:
+def trace_blocks(params: Params, images: AnyImages, norm: Norm, moments: Moments | None = None) -> Traces:
     """Forward through the four blocks."""
     signs = [sign_of(params[f"backbone.blocks.{i}.norm.weight"]) for i in range(DEPTH)]
     frozen: list[tuple[Stat, Stat] | None] = [None] * DEPTH
@@ -104,23 +105,31 @@ def moments_of(traces: Traces) -> list[tuple[Tensor, Tensor]]:
     return [((how.mean * how.sign).flatten(), how.variance.flatten()) for how in traces.scalings]
 
 
-def scores_of(params: Params, features: Float[Tensor, "n f"]) -> Float[Tensor, "n way"]:
+def features_of(params: Params, traces: Traces) -> Float[Tensor, "*tasks n f"]:
+    """The last block's output, flat."""
+    return _as_features(traces.rest[-1].a, params["head.weight"])
+
+
+def scores_of(params: Params, features: Float[Tensor, "*tasks n f"]) -> Float[Tensor, "*tasks n way"]:
     """Logits from features."""
-    return torch.addmm(params["head.bias"], features, params["head.weight"].T)
+    head, bias = params["head.weight"], params["head.bias"]
+    if head.ndim == 3:
+        return torch.baddbmm(bias.unsqueeze(1), features, head.mT)
+    return torch.addmm(bias, features, head.T)
 
 
 def loss_gradient(
-    params: Params, images: Images, y: Int[Tensor, " n"], norm: Norm, moments: Moments | None = None
-) -> tuple[Tensor, Tensor, dict[str, Tensor], Pass]:
-    """Mean cross-entropy, logits, gradient, and what was computed on the way."""
+    params: Params, images: AnyImages, y: Int[Tensor, "*tasks n"], norm: Norm, moments: Moments | None = None
+) -> tuple[Float[Tensor, "*tasks"], Float[Tensor, "*tasks n way"], dict[str, Tensor], Pass]:
+    """Mean cross-entropy of each task, logits, gradient, and what was computed on the way."""
     traces = trace_blocks(params, images, norm, moments)
-    features = traces.features
+    features = features_of(params, traces)
     scores = scores_of(params, features)
-    log_p = scores.log_softmax(1)
-    loss = -log_p.gather(1, y[:, None]).mean()
+    log_p, own = scores.log_softmax(-1), y.unsqueeze(-1)
+    loss = -log_p.gather(-1, own).mean((-2, -1))
     p = log_p.exp()
-    dscores = p.scatter_add(1, y[:, None], torch.full_like(p[:, :1], -1)).div_(len(y))
-    gradient = {"head.weight": dscores.T @ features, "head.bias": dscores.sum(0)}
+    dscores = p.scatter_add(-1, own, torch.full_like(p[..., :1], -1)).div_(y.shape[-1])
+    gradient = {"head.weight": dscores.mT @ features, "head.bias": dscores.sum(-2)}
     da = _as_map(dscores @ params["head.weight"], traces.rest[-1].a)
     cotangents: list[Cotangent] = []
     for i in reversed(range(1, DEPTH)):
@@ -152,24 +161,25 @@ def moments_gradient(traces: Traces, query: Pass) -> dict[str, Tensor]:
     return gradient | _named(0, block, traces.first.how.sign)
 
 
-def hessian_product(state: Pass, v: Params) -> dict[str, Tensor]:
-    """H v, where H is the Hessian of the loss whose pass `state` is."""
+def hessian_product(state: Pass, v: Params, kind: torch.dtype | None = None) -> dict[str, Tensor]:
+    """H v, where H is the Hessian of the loss whose pass `state` is; `kind` as in `blocks.forward_along`."""
     traces = state.traces
-    a, start = first.forward_along(traces.first, _block_of(v, 0, traces.first.how.sign))
+    a, start = first.forward_along(traces.first, _block_of(v, 0, traces.first.how.sign), kind)
     tangents: list[Tangent] = []
     for i, trace in enumerate(traces.rest, 1):
-        a, tangent = blocks.forward_along(trace, a, _block_of(v, i, trace.how.sign))
+        a, tangent = blocks.forward_along(trace, a, _block_of(v, i, trace.how.sign), kind)
         tangents.append(tangent)
-    features, p = a.flatten(1), state.probabilities
-    scores = scores_of(v, state.features).addmm_(features, state.head.T)
-    dscores = p * (scores - (p * scores).sum(1, keepdim=True)) / len(p)
-    product = {"head.weight": dscores.T @ state.features + state.dlogits.T @ features, "head.bias": dscores.sum(0)}
+    features, p = _as_features(a, state.head), state.probabilities
+    scores = scores_of(v, state.features)
+    scores = scores.baddbmm_(features, state.head.mT) if features.ndim == 3 else scores.addmm_(features, state.head.T)
+    dscores = p * (scores - (p * scores).sum(-1, keepdim=True)) / p.shape[-2]
+    product = {"head.weight": dscores.mT @ state.features + state.dlogits.mT @ features, "head.bias": dscores.sum(-2)}
     da = _as_map(dscores @ state.head + state.dlogits @ v["head.weight"], a)
     for i in reversed(range(1, DEPTH)):
         trace = traces.rest[i - 1]
-        block, da = blocks.backward_along(trace, state.rest[i - 1], tangents[i - 1], da)
+        block, da = blocks.backward_along(trace, state.rest[i - 1], tangents[i - 1], da, kind)
         product |= _named(i, block, trace.how.sign)
-    block = first.backward_along(traces.first, state.first, start, da)
+    block = first.backward_along(traces.first, state.first, start, da, kind)
     return product | _named(0, block, traces.first.how.sign)
 
 
@@ -178,5 +188,13 @@ def descend(params: Params, gradient: Params, lr: float) -> dict[str, Tensor]:
     return {name: torch.add(value, gradient[name], alpha=-lr) for name, value in params.items()}
 
 
-def _as_map(features: Tensor, like: Map) -> Map:
+def _as_features(maps: Map, head: Tensor) -> Float[Tensor, "*tasks n f"]:
+    if head.ndim == 3:
+        return maps.flatten(1).view(len(maps), len(head), -1).transpose(0, 1)
+    return maps.flatten(1)
+
+
+def _as_map(features: Float[Tensor, "*tasks n f"], like: Map) -> Map:
+    if features.ndim == 3:
+        features = features.transpose(0, 1).contiguous()
     return features.view(like.shape).contiguous(memory_format=torch.channels_last)

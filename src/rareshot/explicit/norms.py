@@ -17,6 +17,9 @@ class Norm:
     """Batch norm (`groups` = 0) or group norm."""
 
     groups: int = 0
+    """Of channels; those of all tasks together."""
+    side_by_side: bool = False
+    """Do the channels of several tasks pass?"""
 
     def rows(self, n: int) -> int:
         """How many rows of statistics n images have."""
@@ -44,6 +47,9 @@ class Norm:
 
     def statistics(self, u: Map, sign: Stat) -> tuple[Stat, Stat]:
         """Mean and biased variance."""
+        if self.side_by_side:
+            variance, mean = torch.var_mean(u, (2, 3) if self.groups else (0, 2, 3), correction=0, keepdim=True)
+            return self.combine(mean, variance, sign)
         parts = torch.split(u, 1) if self.groups else (u,)
         # The kernel of running statistics reads channels-last memory at full speed; torch.var_mean is 20 times slower.
         both = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in parts]

@@ -1,4 +1,7 @@
-"""One task: adaptation, answers, and the meta-gradient through the query loss, the moments and every inner step."""
+"""One task: adaptation, answers, and the meta-gradient through the query loss, the moments and every inner step.
+
+`adapt` and `meta_gradient` also take several tasks side by side, as `batched` lays them out.
+"""
 
 from dataclasses import dataclass
 
@@ -11,6 +14,7 @@ from rareshot.explicit.network import (
     Params,
     Pass,
     descend,
+    features_of,
     hessian_product,
     images_of,
     lay_out,
@@ -26,22 +30,22 @@ from rareshot.explicit.norms import Norm
 
 @dataclass(frozen=True)
 class TaskGradient:
-    """What one task says to the meta-optimiser."""
+    """What one task says to the meta-optimiser, or several with a dimension more."""
 
-    loss: Float[Tensor, ""]
+    loss: Float[Tensor, "*tasks"]
     """Query loss after adaptation."""
     gradient: dict[str, Tensor]
     """Its gradient with respect to the initial parameters."""
-    logits: Float[Tensor, "q way"]
+    logits: Float[Tensor, "*tasks q way"]
     """Logits of the query images after adaptation."""
 
 
 @torch.no_grad()
 def adapt(
-    params: Params, x: Float[Tensor, "s 3 h w"], y: Int[Tensor, " s"], *, steps: int, lr: float, norm: str
+    params: Params, x: Float[Tensor, "*tasks s 3 h w"], y: Int[Tensor, "*tasks s"], *, steps: int, lr: float, norm: str
 ) -> dict[str, Tensor]:
     """The parameters after `steps` of gradient descent on the support loss; `params` stay as they were."""
-    means = norm_of(norm)
+    means = norm_of(norm, x)
     images = images_of(params, x, means)
     adapted = lay_out(params, torch.channels_last)
     for _ in range(steps):
@@ -72,24 +76,25 @@ def logits(
     if (norm == "support") != (moments is not None):
         got = "none" if moments is None else "some"
         raise ValueError(f"logits: moments are for norm='support', and only for it; got norm={norm!r} and {got}")
-    means = norm_of(norm)
+    means = norm_of(norm, x)
     laid = lay_out(params, torch.channels_last)
-    return scores_of(laid, trace_blocks(laid, images_of(laid, x, means), means, moments).features)
+    return scores_of(laid, features_of(laid, trace_blocks(laid, images_of(laid, x, means), means, moments)))
 
 
 @torch.no_grad()
 def meta_gradient(
     params: Params,
-    support_x: Float[Tensor, "s 3 h w"],
-    support_y: Int[Tensor, " s"],
-    query_x: Float[Tensor, "q 3 h w"],
-    query_y: Int[Tensor, " q"],
+    support_x: Float[Tensor, "*tasks s 3 h w"],
+    support_y: Int[Tensor, "*tasks s"],
+    query_x: Float[Tensor, "*tasks q 3 h w"],
+    query_y: Int[Tensor, "*tasks q"],
     *,
     steps: int,
     lr: float,
     norm: str,
     second_order: bool = True,
     recompute: bool = False,
+    hessian: torch.dtype | None = None,
 ) -> TaskGradient:
     """Query loss after `steps` of adaptation, and its exact gradient with respect to the initial parameters.
 
@@ -101,8 +106,10 @@ def meta_gradient(
         second_order: through the inner steps; otherwise the gradient at the adapted parameters.
         recompute: keep only the parameters of each step, and go forward and backward again when they are needed: memory
             flat in `steps`, about a third more time.
+        hessian: numbers that the convolutions of the Hessian's products multiply; None: those of the parameters. bfloat16 is
+            sooner and not exact.
     """
-    means = norm_of(norm)
+    means = norm_of(norm, support_x)
     images = images_of(params, support_x, means)
     adapted = lay_out(params, torch.channels_last)
     before: list[dict[str, Tensor]] = []
@@ -130,5 +137,5 @@ def meta_gradient(
     while before:
         at = before.pop()
         state = passes.pop() if passes else loss_gradient(at, images, support_y, means)[3]
-        v = descend(v, hessian_product(state, v), lr)
+        v = descend(v, hessian_product(state, v, hessian), lr)
     return TaskGradient(loss, lay_out(v, torch.contiguous_format), scores)

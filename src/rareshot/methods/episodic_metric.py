@@ -26,7 +26,7 @@ from rareshot.losses import Mean
 from rareshot.methods.tasks import training_tasks
 from rareshot.pixels import Pixels
 from rareshot.states import carrying, refuse_other_state
-from rareshot.training import Outer, train_episodic
+from rareshot.training import Outer, in_threads, train_episodic
 from rareshot.types import Observe, State, Support, TrainingState
 from rareshot.validation import held_out, validation
 
@@ -156,21 +156,24 @@ def fit(
     learner = method.untrained(common, seed=seed)
     if start is not None:
         learner = learner.with_state(start)
-    weights = train_episodic(
-        learner.net,
-        training_tasks(train, learner.pixels, spec, seed=seed, augment=method.augment, held_out=method.held_out),
-        partial(task_gradient, loss=loss),
-        Outer(
-            iterations=method.iterations,
-            tasks=method.tasks,
-            meta_loss=lambda iteration: Mean(),
-            meta_lr=lambda iteration: method.meta_lr * (1 if iteration < method.warmup else method.decay),
-            clip=method.clip,
-        ),
-        resume=resume,
-        observe=observe,
-        validate=validation(held, learner.carrying, spec, every=method.validate_every, iterations=method.iterations),
-    )
+    with in_threads(learner.net, partial(task_gradient, loss=loss), method.tasks) as gradients:
+        weights = train_episodic(
+            learner.net,
+            training_tasks(train, learner.pixels, spec, seed=seed, augment=method.augment, held_out=method.held_out),
+            gradients,
+            Outer(
+                iterations=method.iterations,
+                tasks=method.tasks,
+                meta_loss=lambda iteration: Mean(),
+                meta_lr=lambda iteration: method.meta_lr * (1 if iteration < method.warmup else method.decay),
+                clip=method.clip,
+            ),
+            resume=resume,
+            observe=observe,
+            validate=validation(
+                held, learner.carrying, spec, every=method.validate_every, iterations=method.iterations
+            ),
+        )
     return learner.carrying(weights)
 
 

@@ -1,14 +1,19 @@
-"""Training tasks: an episode of common diseases, its images transformed and standardised (§2.1)."""
+"""Training tasks: an episode of common diseases, its images transformed and standardised (§2.1).
+
+`training_tasks` makes the pictures; `drawn_tasks` says which they are, for a device that makes them itself.
+"""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
-from rareshot.data.augment import affine, unchanged
+from rareshot.data.augment import affine, draws, unchanged
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.gradients import Task
 from rareshot.pixels import Pixels
+from rareshot.resident import DrawnTask
 
 
 def training_tasks(
@@ -24,10 +29,7 @@ def training_tasks(
     Raises:
         ValueError: if a class of `train` has too few groups.
     """
-    try:
-        episodes = Episodes(train, spec, seed=seed)
-    except ValueError as error:
-        raise ValueError(f"with held_out={held_out} of the groups kept from training: {error}") from error
+    episodes = _episodes(train, spec, seed, held_out)
     transform = affine if augment else unchanged
 
     def task(number: int, classes: tuple[int, ...] | None) -> tuple[Task, Sequence[str]]:
@@ -37,3 +39,26 @@ def training_tasks(
         return Task(support_x, episode.support_y, query_x, episode.query_y, spec.way), episode.classes
 
     return task
+
+
+def drawn_tasks(
+    train: LabelledImages, spec: EpisodeSpec, *, seed: int, augment: bool, held_out: float
+) -> Callable[[int, tuple[int, ...] | None], tuple[DrawnTask, Sequence[str]]]:
+    """The same tasks by the same draws, pictures not made: indices into `train` and affine maps."""
+    episodes = _episodes(train, spec, seed, held_out)
+
+    def task(number: int, classes: tuple[int, ...] | None) -> tuple[DrawnTask, Sequence[str]]:
+        drawn = episodes.draw(number, classes)
+        indices = torch.from_numpy(np.concatenate([drawn.support.reshape(-1), *drawn.query]))
+        maps = draws(len(indices), np.random.default_rng((seed, number, 1))) if augment else None
+        names = tuple(train.classes[label] for label in drawn.classes)
+        return DrawnTask(indices, maps, *episodes.labels(drawn), spec.way), names
+
+    return task
+
+
+def _episodes(train: LabelledImages, spec: EpisodeSpec, seed: int, held_out: float) -> Episodes:
+    try:
+        return Episodes(train, spec, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"with held_out={held_out} of the groups kept from training: {error}") from error

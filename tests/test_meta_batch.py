@@ -1,0 +1,232 @@
+"""Training as a GPU does it, on the CPU: all tasks side by side, pictures made where the gradient is."""
+
+import copy
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import relative_distance
+from torch import Tensor
+
+from rareshot import machine, meta_batch, validation
+from rareshot.backbones import NormMode
+from rareshot.checkpoint import state_hash
+from rareshot.data.collection import LabelledImages
+from rareshot.episodes import EpisodeSpec
+from rareshot.gradients import Task, plain
+from rareshot.graphs import Recording, Replayed, as_it_is
+from rareshot.losses import DifficultyAware
+from rareshot.methods.maml import MAML, EpisodicLearner
+from rareshot.methods.tasks import drawn_tasks, training_tasks
+from rareshot.resident import Resident
+from rareshot.types import Progress
+
+CPU = torch.device("cpu")
+TINY = MAML(
+    width=16,
+    shot=2,
+    query=3,
+    steps=2,
+    test_steps=2,
+    inner_lr=0.05,
+    iterations=6,
+    warmup=3,
+    validate_every=3,
+    held_out=0.3,
+    meta_loss=DifficultyAware(),
+)
+SPEC = EpisodeSpec(2, 2, 3)
+HOW: dict[str, Any] = {"steps": 2, "lr": 0.05}
+NORMS: list[NormMode] = ["support", "group", "transductive"]
+
+
+def as_a_graph_does(function: Callable[[], dict[str, Tensor]]) -> Recording:
+    """Like a CUDA graph: a replay reads the memory that was recorded with, and writes that of the first answer."""
+    answer = function()
+
+    def replay() -> None:
+        for name, value in function().items():
+            answer[name].copy_(value)
+
+    return Recording(replay, answer)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meta_batch, "on_device", lambda device: True)
+
+
+@pytest.fixture(autouse=True)
+def few_validation_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "VALIDATION_EPISODES", 2)
+
+
+def trained(
+    method: MAML, images: LabelledImages, **how: Any
+) -> tuple[EpisodicLearner, list[dict[str, Any]], list[Any]]:
+    records, states = [], []
+
+    def observe(now: Progress) -> None:
+        timeless = {name: value for name, value in now.record.items() if not name.endswith("seconds")}
+        records.append(json.loads(json.dumps(timeless)))
+        states.append(now.training_state)
+
+    return method.fit(images.common(), seed=3, observe=observe, **how), records, states
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_pictures_made_on_a_device_are_those_made_on_the_cpu(made: LabelledImages, augment: bool) -> None:
+    learner, how = TINY.untrained(made.common(), seed=0), {"seed": 4, "augment": augment, "held_out": 0.0}
+    pictured, drawn = training_tasks(made, learner.pixels, SPEC, **how), drawn_tasks(made, SPEC, **how)
+    images = Resident(made, learner.pixels, CPU)
+    for number, classes in ((0, None), (7, None), (2, (3, 1))):
+        task, names = pictured(number, classes)
+        ours, own_names = drawn(number, classes)
+        assert names == own_names
+        assert torch.equal(images(ours.indices, ours.maps), torch.cat([task.support_x, task.query_x]))
+        assert torch.equal(ours.support_y, task.support_y)
+        assert torch.equal(ours.query_y, task.query_y)
+        assert ours.way == task.way
+
+
+@pytest.mark.parametrize("record", [as_it_is, as_a_graph_does])
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_meta_batch_has_the_gradients_of_autograd(
+    made: LabelledImages, norm: NormMode, second_order: bool, record: Any
+) -> None:
+    learner = replace(TINY, norm=norm).untrained(made.common(), seed=0)
+    net = copy.deepcopy(learner.net).double()
+    weights = {name: value.detach() for name, value in net.learnt().items()}
+    how: dict[str, Any] = {"seed": 4, "augment": True, "held_out": 0.0}
+    pictured, drawn = training_tasks(made, learner.pixels, SPEC, **how), drawn_tasks(made, SPEC, **how)
+    images = Resident(made, learner.pixels, CPU)
+    gradients = meta_batch.side_by_side(net, images, CPU, way=2, **HOW, second_order=second_order, record=record)
+    for first in (0, 3):  # the second call replays
+        answers = gradients(weights, [drawn(number, None)[0] for number in range(first, first + 3)])
+        for number, ours in enumerate(answers, first):
+            task = pictured(number, None)[0]
+            double = Task(task.support_x.double(), task.support_y, task.query_x.double(), task.query_y, 2)
+            theirs = plain(net, weights, double, **HOW, adapted="all", second_order=second_order)
+            assert ours.loss == pytest.approx(theirs.loss, rel=1e-10)
+            assert relative_distance(ours.gradient, theirs.gradient) < 1e-10
+            torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [TINY, replace(TINY, norm="group", head="full", second_order=False), replace(TINY, sampling="curriculum", tasks=6)],
+    ids=["support", "group, first order, full", "curriculum"],
+)
+def test_training_side_by_side_is_training_in_threads(
+    made: LabelledImages, method: MAML, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, records, _ = trained(method, made)
+    monkeypatch.setattr(meta_batch, "on_device", lambda device: True)
+    other, others, _ = trained(method, made)
+    for ours, theirs in zip(others, records, strict=True):
+        assert [task["classes"] for task in ours["tasks"]] == [task["classes"] for task in theirs["tasks"]]
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=0.02)  # float32: a flipped ReLU moves it so far
+    assert others[0]["loss"] == pytest.approx(records[0]["loss"], rel=1e-4)
+    assert relative_distance(dict(other.state()), dict(learner.state())) < 0.02
+
+
+@pytest.mark.parametrize("backbone", ["resblocks", "resnet10t"])
+def test_any_other_network_trains_on_a_device_task_after_task(
+    made: LabelledImages, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width = 8 if backbone == "resblocks" else None
+    method = replace(TINY, backbone=backbone, width=width, iterations=2, warmup=1, tasks=2, steps=1)
+    learner, records, _ = trained(method, made)
+    monkeypatch.setattr(meta_batch, "on_device", lambda device: True)
+    other, others, _ = trained(method, made)
+    assert others == records
+    assert state_hash(other.state()) == state_hash(learner.state())
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_training_side_by_side_goes_on_bit_identically(made: LabelledImages) -> None:
+    learner, records, states = trained(TINY, made)
+    for state in states[1:-1:2]:
+        resumed, others, _ = trained(TINY, made, resume=state)
+        assert state_hash(resumed.state()) == state_hash(learner.state())
+        assert others == records[state.iteration :]
+
+
+def test_each_shape_is_recorded_once_and_what_comes_in_is_not_kept() -> None:
+    recorded: list[int] = []
+
+    def record(function: Callable[[], dict[str, Tensor]]) -> Recording:
+        recorded.append(1)
+        return as_a_graph_does(function)
+
+    doubled = Replayed(lambda given: {"twice": 2 * given["x"]}, CPU, record)
+    x = torch.ones(2)
+    first = doubled({"x": x})["twice"]
+    assert first.tolist() == [2, 2]
+    x += 1
+    assert first.tolist() == [2, 2]
+    assert doubled({"x": x})["twice"].tolist() == [4, 4]
+    assert first.tolist() == [4, 4], "the same memory again"
+    assert doubled({"x": torch.ones(3)})["twice"].tolist() == [2, 2, 2]
+    assert len(recorded) == 2
+
+
+def test_what_cannot_be_recorded_is_called_as_it_is_and_one_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    def refused(function: Callable[[], dict[str, Tensor]]) -> Recording:
+        raise RuntimeError("operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA")
+
+    doubled = Replayed(lambda given: {"twice": 2 * given["x"]}, CPU, refused)
+    with caplog.at_level(logging.WARNING):
+        answers = [doubled({"x": torch.full((1,), value)})["twice"].item() for value in (1.0, 3.0)]
+    assert answers == [2, 6]
+    assert [each.message for each in caplog.records] == [
+        "no CUDA graph (operation not permitted when stream is capturing): steps run one operation after the other"
+    ]
+
+
+def test_the_device_in_use_is_the_one_asked_for() -> None:
+    assert machine.device() == CPU
+    assert machine.use_device("cpu") == machine.device() == CPU
+
+
+@pytest.fixture
+def gpu() -> Any:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here: torch.cuda.is_available() is False")
+    yield machine.use_device("cuda")
+    machine.use_device("cpu")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("norm", NORMS)
+def test_on_a_gpu_a_recorded_meta_batch_has_the_gradients_of_the_cpu(
+    made: LabelledImages, gpu: torch.device, norm: NormMode, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = replace(TINY, norm=norm).untrained(made.common(), seed=0)
+    net = copy.deepcopy(learner.net).double()
+    weights = {name: value.detach() for name, value in net.learnt().items()}
+    drawn = drawn_tasks(made, SPEC, seed=4, augment=False, held_out=0.0)
+    ours, theirs = (
+        meta_batch.side_by_side(net, Resident(made, learner.pixels, device), device, way=2, **HOW, second_order=True)
+        for device in (gpu, CPU)
+    )
+    for first in (0, 3):
+        tasks = [drawn(number, None)[0] for number in range(first, first + 3)]
+        for one, other in zip(ours(weights, tasks), theirs(weights, tasks), strict=True):
+            assert relative_distance(one.gradient, other.gradient) < 1e-6  # pictures are standardised in float32
+    assert not caplog.records, "recorded, not called as it is"
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_training_goes_on_bit_identically_and_adapts(made: LabelledImages, gpu: torch.device) -> None:
+    learner, records, states = trained(TINY, made)
+    resumed, others, _ = trained(TINY, made, resume=states[3])
+    assert state_hash(resumed.state()) == state_hash(learner.state())
+    assert others == records[4:]
+    assert np.mean([record["loss"] for record in records]) < 2
