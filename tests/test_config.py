@@ -1,13 +1,10 @@
-"""Files of earlier versions: a field that came later takes the value that says what was done before it."""
+"""Files of earlier versions: a field that came later reads as what was done before it, and is written only if it is not that."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
-from rareshot.checkpoint import as_now
-from rareshot.config import added, from_json, to_json
-from rareshot.methods import KINDS
-from rareshot.results import differing
+from rareshot.config import LATER, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -15,20 +12,20 @@ class Toy:
     """A method that has gained a field."""
 
     rate: float
-    turns: int = added(1)
+    turns: int = field(default=1, metadata=LATER)
 
 
+KINDS: dict[str, type] = {"Toy": Toy}
 BEFORE = {"kind": "Toy", "rate": 0.5}
-RUN = {"method": BEFORE, "seed": 3}
 
 
-@pytest.fixture(autouse=True)
-def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KINDS, "Toy", Toy)
-
-
-def test_an_added_field_that_a_file_lacks_is_as_before() -> None:
+def test_a_file_without_the_field_reads_as_before_and_is_written_as_before() -> None:
     assert from_json(KINDS, BEFORE) == Toy(0.5, turns=1)
+    assert to_json(Toy(0.5, turns=1)) == BEFORE
+
+
+def test_another_value_is_written_and_read() -> None:
+    assert to_json(Toy(0.5, turns=4)) == {**BEFORE, "turns": 4}
     assert from_json(KINDS, {**BEFORE, "turns": 4}) == Toy(0.5, turns=4)
 
 
@@ -36,22 +33,3 @@ def test_an_added_field_that_a_file_lacks_is_as_before() -> None:
 def test_any_other_field_that_is_missing_or_unknown_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"(rate|turn) unknown or missing"):
         from_json(KINDS, values)
-
-
-def test_a_run_of_an_earlier_version_reads_as_one_of_now() -> None:
-    assert as_now(RUN) == {"method": to_json(Toy(0.5, turns=1)), "seed": 3}
-
-
-@pytest.mark.parametrize("run", [{}, {"method": {"kind": "of somebody else", "x": 1}}, {"method": {"kind": "Toy"}}])
-def test_a_run_that_is_not_sound_stays_as_it_is(run: dict[str, object]) -> None:
-    assert as_now(run) == run
-
-
-def test_headers_of_two_versions_are_of_one_evaluation() -> None:
-    now = {"run": {"method": to_json(Toy(0.5)), "seed": 3}, "shot": 5}
-    assert differing(now, {"run": RUN, "shot": 5, "versions": {}}) == []
-    assert differing(now, {"run": {**RUN, "seed": 4}, "shot": 5}) == ["run"]
-    assert differing({**now, "run": {"method": to_json(Toy(0.5, turns=2)), "seed": 3}}, {"run": RUN, "shot": 1}) == [
-        "run",
-        "shot",
-    ]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from rareshot.checkpoint import Run, last_training_state, load_state, read_run, warmup_state, write_atomically
 from rareshot.evaluation import Protocol
 from rareshot.experiments import Cell, Row
-from rareshot.results import differing, judge, name_of
+from rareshot.results import judge, name_of
 from rareshot.runs import fit_run, share_a_warmup
 from rareshot.scales import at_scale
 from rareshot.setting import WAY, Setting, refuse_other_run
@@ -186,13 +186,14 @@ def _evaluate(setting: Setting, cell: Cell, protocol: Protocol, learner: Learner
 
 def _is_done(setting: Setting, cell: Cell, protocol: Protocol) -> bool:
     """Does a summary of just this evaluation lie there?"""
+    header: Mapping[str, Any] = json.loads(json.dumps(setting.header(cell, protocol)))
     lines = setting.cell_folder(cell) / f"{name_of(protocol, WAY, cell.shot)}.jsonl"
     summary = _summary(setting, cell, protocol)
     there = summary or _first_line(lines)
-    others = differing(setting.header(cell, protocol), there) if there else []
-    if others:
+    differing = [key for key, value in header.items() if there and there.get(key) != value]
+    if differing:
         raise ValueError(
-            f"{lines} holds results of something else: its {', '.join(others)} is not that of {cell.name} now; "
+            f"{lines} holds results of something else: its {', '.join(differing)} is not that of {cell.name} now; "
             f"move it away, or choose another --out"
         )
     return summary is not None and summary.get("first_episodes") == setting.count(cell.row, protocol)

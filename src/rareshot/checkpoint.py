@@ -57,13 +57,6 @@ class Run:
         return {**asdict(self), "method": config.to_json(self.method)}
 
 
-def as_now(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON of a run of an earlier version, with what its method has gained since; as it is where it is not sound."""
-    with suppress(ValueError, TypeError, KeyError):
-        return {**run, "method": config.to_json(config.from_json(KINDS, run["method"]))}
-    return dict(run)
-
-
 def versions() -> dict[str, str]:
     """What the numbers may depend on besides the configuration: packages, Python, the commit where there is one, a GPU."""
     packages = {name: version(name) for name in ("rareshot", "torch", "numpy")}

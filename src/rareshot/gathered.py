@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rareshot.checkpoint import as_now
 from rareshot.evaluation import METRICS, PROTOCOLS, RunResult, overall, result_of
-from rareshot.results import differing
 from rareshot.results import evaluations as files_of_evaluations
 from rareshot.statistics import Interval
 
@@ -117,7 +115,7 @@ class Evaluation:
     @property
     def method(self) -> Mapping[str, Any]:
         """Every hyperparameter by name."""
-        found: Mapping[str, Any] = as_now(self.header["run"])["method"]
+        found: Mapping[str, Any] = self.header["run"]["method"]
         return found
 
     @property
@@ -248,13 +246,12 @@ def _summary(file: Path, header: Mapping[str, Any], results: Sequence[RunResult]
     refused = f"{beside} is not a summary of {file.name}; remove it and evaluate again, which draws it anew"
     try:
         count = sum(int(pair["auc"]["n"]) for pair in told["pairs"])
-        said = {name: value for name, value in header.items() if name != "versions"}
-        if differing({**said, "run": as_now(header["run"])}, told) or not 0 < count <= len(results):
+        if any(told[name] != header[name] for name in header if name != "versions") or not 0 < count <= len(results):
             raise ValueError(refused)
         means = [told["metrics"]["auc"]] if "metrics" in told else []
         means += [told["auc_over_lesions"]] if "auc_over_lesions" in told else []
         mean = overall(results[:count]).mean
-        if any(abs(Interval(**each).mean - mean) > 1e-6 for each in means):
+        if any(abs(Interval(**said).mean - mean) > 1e-6 for said in means):
             raise ValueError(refused)
     except (TypeError, KeyError) as error:
         raise ValueError(f"{beside} is damaged ({error}); remove it and evaluate again, which draws it anew") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rareshot.checkpoint import Run, as_now, versions, write_atomically
+from rareshot.checkpoint import Run, versions, write_atomically
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import (
     METRICS,
@@ -134,12 +134,6 @@ def evaluations(folder: Path) -> dict[str, Path]:
     return {file.stem: file for file in folder.glob("*-*way-*shot*.jsonl") if not file.name.endswith(".queries.jsonl")}
 
 
-def differing(header: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """The keys of a header that stand otherwise in one on disk, maybe of an earlier version; `there` may have more."""
-    before = {**there, "run": as_now(there.get("run") or {})}
-    return [key for key, value in json.loads(json.dumps(header)).items() if before.get(key) != value]
-
-
 def read_lines(file: Path) -> tuple[dict[str, Any], list[RunResult]]:
     """Header and results of a file of raw lines.
 
@@ -167,7 +161,7 @@ def _done(lines: Path, scores: Path, header: Mapping[str, Any]) -> tuple[list[Ru
     written_scores = [line for line in scores.read_text().splitlines(keepends=True) if line.endswith("\n")]
     try:
         before = json.loads(written[0])
-        if differing(header, before):
+        if {key: before.get(key) for key in header} != json.loads(json.dumps(header)):
             raise ValueError(
                 f"{lines} holds results of another run, data set or seed; move it away, or choose another --out"
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from rareshot.checkpoint import Run, as_now, versions
+from rareshot.checkpoint import Run, versions
 from rareshot.data.cards import CARDS
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import Plan, Protocol, plan
@@ -169,7 +169,7 @@ def refuse_other_run(folder: Path, run: Run) -> None:
         return
     here = _flat(json.loads(json.dumps(run.to_json())))
     try:
-        there = _flat(as_now(json.loads(file.read_bytes())))
+        there = _flat(json.loads(file.read_bytes()))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is damaged ({error!r}); move the run away") from error
     differing = [
