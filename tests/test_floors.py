@@ -22,6 +22,7 @@ FLOORS = [
     ["experiments", "gathered", "predict", "demo", "bench"],
     ["setting", "reporting", "curves", "estimator", "export_network"],
     ["cells", "export"],
+    ["web"],
     ["commands"],
     ["cli"],
 ]

@@ -1,0 +1,247 @@
+"""Who may ask the page for what: one address on this machine, no other origin, private folders that go at the end."""
+
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rareshot.predict import Predictor
+from rareshot.web import limits
+from rareshot.web.intake import base_name
+from rareshot.web.page import build, style, theme
+from rareshot.web.session import EndedError
+from rareshot.web.sessions import Sessions
+
+HOST = "127.0.0.1"
+ROUTES = (
+    *("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
+    *("/assets/", "/static/", "/download/", "/gradio_api/queue/", "/gradio_api/heartbeat/"),
+    *("/gradio_api/info", "/gradio_api/upload", "/gradio_api/app_id", "/gradio_api/startup-events"),
+    *("/gradio_api/reset", "/gradio_api/cancel"),
+)
+"""What is answered, those that end in / with all below them; Gradio has more doors, and the page needs none of them."""
+POLICY = (
+    b"default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
+    b"form-action 'self'; frame-ancestors 'none'"
+)
+"""A browser asks no other machine for anything, whatever stands in the page."""
+HEADERS = (
+    (b"content-security-policy", POLICY),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+SWEEP_S = 30.0
+
+
+@dataclass(frozen=True)
+class Door:
+    """An ASGI application behind a door: other sites in the same browser, other names for this machine, and paths that the page
+    does not use stay outside.
+    """
+
+    inside: Any
+    port: int
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request, as ASGI asks."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.inside(scope, receive, send)
+            return
+        path, headers = scope["path"], dict(scope["headers"])
+        hosts = [f"{name}:{self.port}".encode() for name in (HOST, "localhost")]
+        origin = headers.get(b"origin", b"")
+        if headers.get(b"host") not in hosts or (origin and origin.removeprefix(b"http://") not in hosts):
+            await _refuse(send, 403, f"This page is served as http://{HOST}:{self.port} only.")
+            return
+        if not any(path == one or (one.endswith("/") and one != "/" and path.startswith(one)) for one in ROUTES):
+            await _refuse(send, 404, "There is no such page.")
+            return
+        kept = () if path.startswith(("/assets/", "/static/")) else ((b"cache-control", b"no-store"),)
+
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                names = {name for name, _ in (*HEADERS, *kept)}
+                before = [pair for pair in message["headers"] if pair[0].lower() not in names]
+                message = {**message, "headers": [*before, *HEADERS, *kept]}
+            await send(message)
+
+        await self.inside(scope, receive, with_headers)
+
+
+async def _refuse(send: Any, status: int, text: str) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that is being served."""
+
+    app: Any
+    """FastAPI's."""
+    sessions: Sessions
+    folder: Path
+    """Private; it goes with the page."""
+
+
+@contextmanager
+def opened(port: int, learners: Sequence[str], start: Predictor | None = None, name: str = "") -> Iterator[Page]:
+    """The page for `port`, with its private folder; both go at the end.
+
+    Args:
+        learners: what a person may choose from.
+        start: a classifier that every session begins with, called `name`.
+
+    Raises:
+        ValueError: if the extra `web` is not installed.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="rareshot-serve-"))
+    # Read by Gradio when it is imported and when a page is made.
+    os.environ |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False"}
+    stop = threading.Event()
+    try:
+        with Sessions(folder / "sessions", start).closing() as sessions:
+            page = Page(_app(sessions, folder / "uploads", port, learners, name), sessions, folder)
+            threading.Thread(target=_sweep, args=(page, stop), daemon=True).start()
+            yield page
+    finally:
+        stop.set()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def listen(port: int) -> socket.socket:
+    """A socket on this machine alone.
+
+    Raises:
+        ValueError: if the port is taken or not allowed.
+    """
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        server.close()
+        raise ValueError(f"--port {port} cannot be used: {error}; choose another, or 0 for any that is free") from error
+    server.listen(128)
+    return server
+
+
+def uvicorn_of(page: Page) -> Any:
+    """Uvicorn's server for the page; its `run(sockets=[server])` serves until Ctrl-C or `should_exit`."""
+    import uvicorn
+
+    # critical: at the end it would call every page that is still open an error.
+    settings = uvicorn.Config(
+        page.app,
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )
+    return uvicorn.Server(settings)
+
+
+def require_web() -> None:
+    """Refuse to go on without the extra.
+
+    Raises:
+        ValueError: naming it.
+    """
+    try:
+        import gradio  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError("the page needs an extra: pip install 'rareshot[web]'") from error
+
+
+def _app(sessions: Sessions, uploads: Path, port: int, learners: Sequence[str], name: str) -> Any:
+    import gradio as gr
+    from fastapi import FastAPI, Request, Response
+    from fastapi.responses import JSONResponse, PlainTextResponse
+
+    uploads.mkdir(mode=0o700)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def upload(request: Request) -> Response:
+        """Files come in, each into a folder of its own: in Gradio's, two people's equal files would be one."""
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            return PlainTextResponse("The upload does not say how long it is.", 411)
+        if int(length) > limits.MOST_BYTES_AT_ONCE:
+            most = limits.megabytes(limits.MOST_BYTES_AT_ONCE)
+            return PlainTextResponse(f"{limits.megabytes(int(length))} at once; at most {most}: drop fewer files.", 413)
+        kept = []
+        async with request.form(max_files=limits.MOST_FILES_AT_ONCE, max_fields=10) as form:
+            for one in form.getlist("files"):
+                if isinstance(one, str):
+                    return PlainTextResponse("The upload holds text where a file should be.", 400)
+                folder = uploads / secrets.token_hex(16)
+                folder.mkdir(mode=0o700)
+                file = folder / _harmless(one.filename or "")
+                try:
+                    with file.open("wb") as out:
+                        shutil.copyfileobj(one.file, out)
+                except OSError as error:
+                    return PlainTextResponse(f"This machine could not store the file: {error.strerror}.", 507)
+                kept.append(str(file))
+        return JSONResponse(kept)
+
+    def download(token: str, file: str) -> Response:
+        """A session's own files, by its token."""
+        session = sessions.by_token(token)
+        try:
+            made = session.download(file) if session else None
+            data = made.read_bytes() if made else None
+        except EndedError:
+            data = None
+        if data is None:
+            return PlainTextResponse("There is no such file: the session has ended, or nothing was made yet.", 404)
+        return Response(
+            data,
+            media_type="application/octet-stream",
+            headers={"Content-Disposition": f'attachment; filename="{file}"'},
+        )
+
+    app.post("/gradio_api/upload")(upload)
+    app.get("/download/{token}/{file}")(download)
+    mounted = gr.mount_gradio_app(
+        app,
+        build(sessions, learners, name),
+        path="/",
+        server_name=HOST,
+        server_port=port,
+        allowed_paths=[],
+        show_error=False,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=theme(),
+        css=style(),
+    )
+    return Door(mounted, port)
+
+
+def _harmless(name: str) -> str:
+    """A name that any file system takes; the person's own name for the file comes beside it."""
+    kept = "".join(sign if sign.isalnum() or sign in "._- " else "_" for sign in base_name(name))
+    return f"_{kept.encode()[-100:].decode(errors='ignore')}"
+
+
+def _sweep(page: Page, stop: threading.Event) -> None:
+    """Now and then: sessions that stand idle go, and uploads that nobody took."""
+    while not stop.wait(SWEEP_S):
+        page.sessions.end_idle()
+        for folder in (page.folder / "uploads").iterdir():
+            if time.time() - folder.stat().st_mtime > limits.UNCLAIMED_S:
+                shutil.rmtree(folder, ignore_errors=True)
