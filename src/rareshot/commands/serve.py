@@ -50,8 +50,7 @@ def serve(args: Sequence[str]) -> None:
             signal.signal(signal.SIGTERM, _leave)
             CONSOLE.print(f"http://{HOST}:{port}", markup=False)
             STATUS.print(
-                "open it in a browser on this machine; Ctrl-C stops, and deletes what was uploaded",
-                markup=False,
+                "open it in a browser on this machine; Ctrl-C stops, and deletes what was uploaded", soft_wrap=True
             )
             uvicorn_of(page).run(sockets=[server])
 

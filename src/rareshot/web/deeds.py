@@ -27,13 +27,14 @@ STALE = "The photographs have changed: press “Learn” again."
 class Deeds:
     """One method a button or field."""
 
-    def __init__(self, parts: Parts, show: Callable[..., Any]) -> None:
+    def __init__(self, parts: Parts, show: Callable[..., Any], learners: Sequence[str]) -> None:
         """For the page made of `parts`.
 
         Args:
             show: Gradio's `update`.
+            learners: what a person may choose from.
         """
-        self.parts, self._show = parts, show
+        self.parts, self._show, self._learners = parts, show, learners
 
     def support(self, at: int) -> Deed:
         """Photographs are dropped for condition `at`."""
@@ -90,6 +91,8 @@ class Deeds:
     def learn(self, session: Session, learner: str, *names: str) -> Iterator[Updates]:
         """It learns from the conditions."""
         parts, begun = self.parts, time.perf_counter()
+        if learner not in self._learners:
+            raise ValueError(f"{learner!r} is not a learner of this page; choose one of {', '.join(self._learners)}.")
         yield {**self._unlearned(""), parts.learned: view.working("Learning: waiting for its turn")}
 
         def work(observe: Observe) -> Predictor:

@@ -48,7 +48,7 @@ def build(sessions: Sessions, learners: Sequence[str], start: str = "") -> Any:
 
     with gr.Blocks(title="rareshot", analytics_enabled=False) as page:
         parts, buttons = lay_out(gr, learners, start, sessions.start)
-        deeds = Deeds(parts, gr.update)
+        deeds = Deeds(parts, gr.update, learners)
         names = [card.name for card in parts.cards]
         later = [*parts.of_learning, *parts.of_answers]
         everything = [*parts.of_support, *later, *parts.of_new]

@@ -4,12 +4,12 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rareshot.predict import Predictor
 from rareshot.web import limits
 from rareshot.web.intake import base_name
 from rareshot.web.page import build, style, theme
+from rareshot.web.places import private_folder
 from rareshot.web.session import EndedError
 from rareshot.web.sessions import Sessions
 
@@ -104,18 +105,16 @@ def opened(port: int, learners: Sequence[str], start: Predictor | None = None, n
     Raises:
         ValueError: if the extra `web` is not installed.
     """
-    folder = Path(tempfile.mkdtemp(prefix="rareshot-serve-"))
-    # Read by Gradio when it is imported and when a page is made.
-    os.environ |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False"}
     stop = threading.Event()
-    try:
-        with Sessions(folder / "sessions", start).closing() as sessions:
-            page = Page(_app(sessions, folder / "uploads", port, learners, name), sessions, folder)
-            threading.Thread(target=_sweep, args=(page, stop), daemon=True).start()
+    with private_folder() as folder, Sessions(folder / "sessions", start).closing() as sessions:
+        # Read by Gradio when it is imported and when a page is made.
+        os.environ |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False"}
+        page = Page(_app(sessions, folder / "uploads", port, learners, name), sessions, folder)
+        threading.Thread(target=_sweep, args=(page, stop), daemon=True).start()
+        try:
             yield page
-    finally:
-        stop.set()
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            stop.set()
 
 
 def listen(port: int) -> socket.socket:
@@ -157,10 +156,8 @@ def require_web() -> None:
     Raises:
         ValueError: naming it.
     """
-    try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ValueError("the page needs an extra: pip install 'rareshot[web]'") from error
+    if not find_spec("gradio"):
+        raise ValueError("the page needs an extra: pip install 'rareshot[web]'")
 
 
 def _app(sessions: Sessions, uploads: Path, port: int, learners: Sequence[str], name: str) -> Any:
