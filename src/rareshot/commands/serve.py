@@ -46,7 +46,7 @@ def serve(args: Sequence[str]) -> None:
     learners = () if classifier else learners_of(options.start)
     with listen(options.port) as server:
         port = server.getsockname()[1]
-        with opened(port, learners, classifier, Path(options.start).name) as page:
+        with opened(port, learners, classifier, Path(options.start).name if classifier else "") as page:
             signal.signal(signal.SIGTERM, _leave)
             CONSOLE.print(f"http://{HOST}:{port}", markup=False)
             STATUS.print(

@@ -25,7 +25,7 @@ HOST = "127.0.0.1"
 ROUTES = (
     *("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
     *("/assets/", "/static/", "/download/", "/gradio_api/queue/", "/gradio_api/heartbeat/"),
-    *("/gradio_api/info", "/gradio_api/upload", "/gradio_api/app_id", "/gradio_api/startup-events"),
+    *("/gradio_api/info", "/gradio_api/upload", "/gradio_api/upload_progress", "/gradio_api/app_id", "/gradio_api/startup-events"),
     *("/gradio_api/reset", "/gradio_api/cancel"),
 )
 """What is answered, those that end in / with all below them; Gradio has more doors, and the page needs none of them."""
@@ -192,6 +192,10 @@ def _app(sessions: Sessions, uploads: Path, port: int, learners: Sequence[str], 
                 kept.append(str(file))
         return JSONResponse(kept)
 
+    def progress() -> Response:
+        """A browser asks how far its upload is; on one machine it is there before anybody could read that."""
+        return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+
     def download(token: str, file: str) -> Response:
         """A session's own files, by its token."""
         session = sessions.by_token(token)
@@ -209,6 +213,7 @@ def _app(sessions: Sessions, uploads: Path, port: int, learners: Sequence[str], 
         )
 
     app.post("/gradio_api/upload")(upload)
+    app.get("/gradio_api/upload_progress")(progress)
     app.get("/download/{token}/{file}")(download)
     mounted = gr.mount_gradio_app(
         app,
