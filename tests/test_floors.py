@@ -20,8 +20,8 @@ FLOORS = [
     ["drawing", "tables_text"],
     ["figures", "paper_figures", "runs", "results"],
     ["experiments", "gathered", "predict", "demo", "bench"],
-    ["setting", "reporting", "curves", "estimator", "export_network"],
-    ["cells", "export"],
+    ["setting", "reporting", "curves", "estimator", "export_network", "explain"],
+    ["cells", "export", "answer_page"],
     ["commands"],
     ["cli"],
 ]
