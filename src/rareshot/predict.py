@@ -112,7 +112,7 @@ class Predictor:
 
     def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
         """Probabilities, calibrated where the learner was; each row sums to 1."""
-        return one_by_one(self._calibrated, images)
+        return one_by_one(lambda image: self.calibrated(self.classifier(image)), images)
 
     def warnings(self, image: UInt8[Tensor, "3 h w"], probabilities: Float[Tensor, " way"]) -> list[str]:
         """What is to be said of one answer: the one place for it, and the last column of predictions.csv."""
@@ -176,8 +176,9 @@ class Predictor:
         """The one that was adapted."""
         return self.bundle.fitted()
 
-    def _calibrated(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
-        probabilities, temperature = self.classifier(images), self.bundle.temperature
+    def calibrated(self, probabilities: Float[Tensor, "n way"]) -> Float[Tensor, "n way"]:
+        """Answers of `classifier`, or of the same learner adapted otherwise, with temperature and prevalence."""
+        temperature = self.bundle.temperature
         if temperature != 1:
             probabilities = with_temperature(probabilities, temperature).float()
         if self.prevalence:
