@@ -164,7 +164,7 @@ def whole_way(browser: Browser, served: Served, tmp_path: Path) -> None:
     browser.wait_for("#new-shelf", "4 new images")
     assert "broken.jpg: is not an image" in browser.text("#new-said")
     browser.press("#judge")
-    browser.wait_for("#judged", "4 judged.")
+    browser.wait_for("#judged", "4 images judged.")
     predictor = adapt_to("isic2018", tmp_path / "photos")
     for card, expected in zip(browser.all(".rs-card"), answers(predictor, map(str, new)), strict=True):
         assert f"most like {expected.predicted}" in card.text
@@ -174,6 +174,10 @@ def whole_way(browser: Browser, served: Served, tmp_path: Path) -> None:
     assert (
         downloaded(browser, "predictions.csv").read_text().startswith("path,predicted,lupus,rosacea,warnings\n0.png,")
     )
+    assert len(browser.all(".rs-why")) == 4
+    browser.press("#reporting")
+    report = downloaded(browser, "report.html").read_text()
+    assert all(f"{n}.png" in report for n in range(4))
     assert not browser.is_wider_than_the_screen()
     assert browser.elsewhere(served.address) == []
 
@@ -201,7 +205,7 @@ def test_the_example_by_keyboard_alone(browser: Browser) -> None:
     browser.one("#example")
     browser.tab_to("#example")
     browser.type(Keys.ENTER)
-    browser.wait_for("#judged", "6 judged.")
+    browser.wait_for("#judged", "6 images judged.")
     browser.shoot("example")
     browser.tab_to("#name-1 input, #name-1 textarea")
     browser.type("more")

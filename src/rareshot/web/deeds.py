@@ -12,7 +12,7 @@ from rareshot.web import view, words
 from rareshot.web.example import write_example
 from rareshot.web.intake import Upload, base_name, discard, picture
 from rareshot.web.layout import Parts
-from rareshot.web.session import Session
+from rareshot.web.session import REPORT, Session
 
 T = TypeVar("T")
 Updates = dict[Any, Any]
@@ -21,6 +21,8 @@ Deed = Callable[..., Iterator[Updates]]
 """Session and inputs in, updates out, as often as there is something new to show."""
 Files = Sequence[Mapping[str, Any]] | None
 """Uploaded files as Gradio describes them: path, orig_name."""
+SHOW_S = 2.0
+"""How often explanations are shown while more are made."""
 STALE = "The photographs have changed: press “Learn” again."
 
 
@@ -102,7 +104,8 @@ class Deeds:
         said = view.note(words.learned(predictor, time.perf_counter() - begun), "good")
         said += view.refusals([], [*predictor.bundle.support.cautions(), *predictor.cautions()])
         kept = view.links(session.token, [("classifier.safetensors", words.CLASSIFIER)])
-        yield {parts.learned: said, parts.classifier: kept}
+        check = self._show(visible=predictor.bundle.shot > 1)
+        yield {parts.learned: said, parts.classifier: kept, parts.check: check}
 
     def check(self, session: Session) -> Iterator[Updates]:
         """The labels are checked."""
@@ -143,10 +146,33 @@ class Deeds:
         predictor, photographs = session.learned(), session.new
         pictures = [photograph.thumbnail for photograph in photographs]
         yield {
-            parts.judged: view.note(f"{len(told)} judged." if len(told) > 1 else "1 image judged.", "good"),
             parts.answers: view.answer_cards(predictor.classes, told, pictures),
             parts.downloads: view.links(session.token, [("predictions.csv", words.PREDICTIONS)]),
+            parts.reporting: self._show(visible=True),
         }
+        reasons: list[str] = []
+        shown_at = time.monotonic()
+        for at in range(len(told)):
+            reasons.append(view.reasons(session.why(at)))
+            if time.monotonic() - shown_at > SHOW_S or at == len(told) - 1:
+                shown_at = time.monotonic()
+                yield {
+                    parts.judged: view.working("Answers are below. Looking for what spoke for each", at + 1, len(told)),
+                    parts.answers: view.answer_cards(predictor.classes, told, pictures, reasons),
+                }
+        judged = "1 image judged." if len(told) == 1 else f"{len(told)} images judged."
+        yield {parts.judged: view.note(f"{judged} {words.MAPS}", "good")}
+
+    def report(self, session: Session) -> Iterator[Updates]:
+        """A page to file is made."""
+        where = self.parts.report
+        yield {where: view.working("Making the report: waiting for its turn")}
+
+        def work(observe: Observe) -> None:
+            session.report(observe=observe)
+
+        yield from _steps(work, where, "Making the report", "Making the report: nearly there")
+        yield {where: view.links(session.token, [(REPORT, words.REPORT)])}
 
     def example(self, session: Session, learner: str) -> Iterator[Updates]:
         """Everything once, with synthetic pictures."""
@@ -196,10 +222,13 @@ class Deeds:
     def _unlearned(self, why: str) -> Updates:
         """Nothing below part 1 holds any more."""
         parts = self.parts
-        return {parts.learned: view.note(why), parts.classifier: "", parts.suspects: "", **self._unanswered()}
+        hidden = {parts.check: self._show(visible=False)}
+        return {parts.learned: view.note(why), parts.classifier: "", parts.suspects: "", **hidden, **self._unanswered()}
 
     def _unanswered(self) -> Updates:
-        return {self.parts.judged: "", self.parts.answers: "", self.parts.downloads: ""}
+        parts = self.parts
+        hidden = {parts.reporting: self._show(visible=False), parts.report: ""}
+        return {parts.judged: "", parts.answers: "", parts.downloads: "", **hidden}
 
 
 def _uploads(files: Files) -> list[Upload]:

@@ -30,6 +30,7 @@ class Parts:
     support_said: Any
     learned: Any
     classifier: Any
+    check: Any
     suspects: Any
     drop: Any
     shelf: Any
@@ -37,6 +38,8 @@ class Parts:
     judged: Any
     answers: Any
     downloads: Any
+    reporting: Any
+    report: Any
     example_said: Any
 
     @property
@@ -50,7 +53,7 @@ class Parts:
     @property
     def of_learning(self) -> list[Any]:
         """All that part 2 shows."""
-        return [self.learned, self.classifier, self.suspects]
+        return [self.learned, self.classifier, self.check, self.suspects]
 
     @property
     def of_new(self) -> list[Any]:
@@ -60,7 +63,7 @@ class Parts:
     @property
     def of_answers(self) -> list[Any]:
         """All that part 4 shows."""
-        return [self.judged, self.answers, self.downloads]
+        return [self.judged, self.answers, self.downloads, self.reporting, self.report]
 
 
 def lay_out(gr: Any, learners: Sequence[str], start: str, given: Predictor | None) -> tuple[Parts, dict[str, Any]]:
@@ -88,7 +91,7 @@ def lay_out(gr: Any, learners: Sequence[str], start: str, given: Predictor | Non
         gr.HTML(words.started_with(start, given))
     learned = gr.HTML(elem_id="learned", padding=False)
     classifier = gr.HTML(elem_id="classifier", padding=False)
-    buttons["check"] = gr.Button("Check the labels", elem_id="check")
+    check = gr.Button("Check the labels", visible=bool(start), elem_id="check")
     suspects = gr.HTML(elem_id="suspects", padding=False)
     gr.HTML(words.PART_3)
     drop = gr.File(file_count="multiple", label=words.DROP_NEW, height=170, elem_id="new-drop")
@@ -100,22 +103,13 @@ def lay_out(gr: Any, learners: Sequence[str], start: str, given: Predictor | Non
     gr.HTML(words.PART_4)
     judged = gr.HTML(elem_id="judged", padding=False)
     downloads = gr.HTML(elem_id="downloads", padding=False)
+    reporting = gr.Button("Make a report to keep", visible=False, elem_id="reporting")
+    report = gr.HTML(elem_id="report", padding=False)
     answers = gr.HTML(elem_id="answers", padding=False)
     gr.HTML(words.CLOSING)
-    texts = (
-        support_said,
-        learned,
-        classifier,
-        suspects,
-        drop,
-        shelf,
-        new_said,
-        judged,
-        answers,
-        downloads,
-        example_said,
-    )
-    return Parts(cards, learner, *texts), buttons
+    of_learning = (support_said, learned, classifier, check, suspects)
+    of_answers = (new_said, judged, answers, downloads, reporting, report, example_said)
+    return Parts(cards, learner, *of_learning, drop, shelf, *of_answers), buttons
 
 
 def _card(gr: Any, number: int, *, shown: bool) -> Card:

@@ -68,10 +68,11 @@ def build(sessions: Sessions, learners: Sequence[str], start: str = "") -> Any:
             )
         bind(buttons["add"].click, deeds.add, said, [], parts.of_support, "quick", "add_condition")
         bind(buttons["learn"].click, deeds.learn, parts.learned, [parts.learner, *names], later, "work", "learn")
-        bind(buttons["check"].click, deeds.check, parts.suspects, [], [], "work", "check_labels")
+        bind(parts.check.click, deeds.check, parts.suspects, [], [], "work", "check_labels")
         bind(parts.drop.upload, deeds.new, parts.new_said, [parts.drop], new_part, "reading", "new_images")
         bind(buttons["clear"].click, deeds.clear_new, parts.new_said, [], new_part, "quick", "clear_new")
         bind(buttons["judge"].click, deeds.judge, parts.judged, [], parts.of_answers, "work", "judge")
+        bind(parts.reporting.click, deeds.report, parts.report, [], [], "work", "report")
         bind(
             buttons["example"].click, deeds.example, parts.example_said, [parts.learner], everything, "work", "example"
         )

@@ -25,7 +25,13 @@ HOST = "127.0.0.1"
 ROUTES = (
     *("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
     *("/assets/", "/static/", "/download/", "/gradio_api/queue/", "/gradio_api/heartbeat/"),
-    *("/gradio_api/info", "/gradio_api/upload", "/gradio_api/upload_progress", "/gradio_api/app_id", "/gradio_api/startup-events"),
+    *(
+        "/gradio_api/info",
+        "/gradio_api/upload",
+        "/gradio_api/upload_progress",
+        "/gradio_api/app_id",
+        "/gradio_api/startup-events",
+    ),
     *("/gradio_api/reset", "/gradio_api/cancel"),
 )
 """What is answered, those that end in / with all below them; Gradio has more doors, and the page needs none of them."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rareshot.answer_page import answer_page
 from rareshot.bundle import save_bundle
 from rareshot.data.decode import decode
 from rareshot.data.files import Observe, ignore
@@ -24,7 +25,9 @@ from rareshot.support_set import SupportSet
 from rareshot.trust import Suspects
 from rareshot.web.intake import Photograph, Upload, take
 from rareshot.web.limits import MOST_CONDITIONS, MOST_NEW, MOST_OF_A_CONDITION, MOST_SUPPORT, no_room, refuse_name
+from rareshot.web.why import Why, why
 
+REPORT = "report.html"
 MOST_LEFT_OUT = 30
 """Photographs up to which labels are checked: each is left out in turn."""
 
@@ -134,7 +137,7 @@ class Session:
         """New images to be judged; why some were not taken."""
         with self.alone():
             taken, refused = take(uploads, self.folder / "new")
-            self.told = []
+            self._forget_answers()
             for photograph in taken:
                 if len(self.new) >= MOST_NEW:
                     refused.append(_sent_away(photograph, "one go", MOST_NEW))
@@ -147,7 +150,8 @@ class Session:
         with self.alone():
             for photograph in self.new:
                 photograph.file.unlink()
-            self.new, self.told = [], []
+            self.new = []
+            self._forget_answers()
 
     def clear(self) -> None:
         """As at the beginning."""
@@ -198,6 +202,7 @@ class Session:
         """
         with self.alone():
             predictor = self.learned()
+            self._forget_answers()
             if not self.new:
                 raise ValueError("There is no new image yet: drop at least one into part 3.")
             told = []
@@ -207,6 +212,34 @@ class Session:
                 self.refuse_ended()
             self.told = told
             return told
+
+    def why(self, at: int) -> Why:
+        """The pictures for the answer on new image `at`.
+
+        Raises:
+            ValueError: if there is no such answer any more.
+        """
+        with self.alone():
+            if at >= len(self.told):
+                raise ValueError("The images have changed: press “Judge the new images” again.")
+            return why(self.learned(), self.new[at].file, self.told[at].predicted)
+
+    def report(self, *, observe: Observe = ignore) -> None:
+        """Make the page to file, for `download`.
+
+        Raises:
+            ValueError: if there is no answer to report.
+        """
+        with self.alone():
+            if not self.told:
+                raise ValueError("There is no answer to report yet: press “Judge the new images” first.")
+
+            def step(done: int, total: int) -> None:
+                self.refuse_ended()
+                observe(done, total)
+
+            page = answer_page(self.learned(), [str(one.file) for one in self.new], self.told, observe=step)
+            (self.folder / "out" / REPORT).write_text(page)
 
     def learned(self) -> Predictor:
         """What was learned.
@@ -276,7 +309,12 @@ class Session:
         return sorted(found.items())
 
     def _forget(self) -> None:
-        self.predictor, self.told = None, []
+        self.predictor = None
+        self._forget_answers()
+
+    def _forget_answers(self) -> None:
+        self.told = []
+        (self.folder / "out" / REPORT).unlink(missing_ok=True)
 
 
 def _sent_away(photograph: Photograph, room: str, most: int) -> str:
@@ -292,8 +330,13 @@ def _predictions(session: Session, file: Path) -> Path | None:
     return write_answers(file, session.predictor.classes, session.told) if session.predictor and session.told else None
 
 
+def _report(session: Session, file: Path) -> Path | None:
+    return file if file.is_file() else None
+
+
 DOWNLOADS: dict[str, Callable[[Session, Path], Path | None]] = {
     "classifier.safetensors": _classifier,
     "predictions.csv": _predictions,
+    REPORT: _report,
 }
 """Name of the file that the person gets → what makes it."""

@@ -7,6 +7,7 @@ from rareshot.data.files import shown
 from rareshot.predict import Answer
 from rareshot.trust import Suspects
 from rareshot.web.intake import Photograph
+from rareshot.web.why import Why
 
 SHOWN_SUSPECTS = 10
 
@@ -87,6 +88,19 @@ def answer_cards(
         for one, picture, extra in zip(told, pictures, more, strict=True)
     )
     return f'<div class="rs-answers">{"".join(cards)}</div>'
+
+
+def reasons(why: Why) -> str:
+    """The map of an answer, and the photographs that look most like its image."""
+    near = "".join(
+        f'<li><img src="{one.picture}" alt="" width="44" height="44"><span>{_named(one.condition)}<br>'
+        f"<small>{_named(one.name)}, alike {one.similarity:.2f}</small></span></li>"
+        for one in why.nearest
+    )
+    return (
+        f'<div class="rs-two rs-why"><img src="{why.map}" alt="map: what spoke for the answer" width="96" height="96">'
+        f'<div><p>most like your</p><ul class="rs-near">{near}</ul></div></div>'
+    )
 
 
 def suspect_list(found: Suspects, names: Sequence[str], pictures: Sequence[str]) -> str:

@@ -41,6 +41,10 @@ EXAMPLE = (
     "These pictures are synthetic: drawn by a program, three invented conditions, no patient. No learner has seen such drawings, "
     "so some of the answers below may be wrong."
 )
+MAPS = (
+    "In each map, green parts spoke for the answer and orange ones against it; beside it stand your photographs that look most "
+    "like the image to the classifier. Neither says that the answer is right."
+)
 CLOSING = """<footer class="rs-foot"><p>The percentages say which of <em>your</em> conditions an image is most like. An image of
 something else gets them too. rareshot, for research only; not a medical device.</p></footer>"""
 
