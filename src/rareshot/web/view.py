@@ -99,7 +99,7 @@ def reasons(why: Why) -> str:
     )
     return (
         f'<div class="rs-two rs-why"><img src="{why.map}" alt="map: what spoke for the answer" width="96" height="96">'
-        f'<div><p>most like your</p><ul class="rs-near">{near}</ul></div></div>'
+        f'<div><p>looks most like</p><ul class="rs-near">{near}</ul></div></div>'
     )
 
 
