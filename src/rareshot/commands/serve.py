@@ -14,7 +14,8 @@ from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS
 from rareshot.machine import keep_memory, use_threads
 from rareshot.predict import WORDS, find_learner, load_classifier
-from rareshot.web.server import HOST, listen, opened, require_web, uvicorn_of
+from rareshot.web.door import HOST
+from rareshot.web.server import listen, opened, require_web, uvicorn_of
 
 
 @dataclass(frozen=True)

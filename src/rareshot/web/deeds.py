@@ -186,6 +186,7 @@ class Deeds:
         for at, uploads in enumerate(example.conditions.values()):
             session.add_support(at, uploads)
         session.add_new(example.new)
+        discard([*example.new, *(one for uploads in example.conditions.values() for one in uploads)])
         names = [*example.conditions]
         yield {
             **self._cards(session, names),
@@ -201,6 +202,7 @@ class Deeds:
         yield {
             **self._cards(session, []),
             **self._unlearned(""),
+            self.parts.check: self._show(visible=session.start is not None),
             self.parts.shelf: view.shelf([], words.NEW),
             self.parts.support_said: "",
             self.parts.new_said: "",

@@ -89,7 +89,8 @@ def lay_out(gr: Any, learners: Sequence[str], start: str, given: Predictor | Non
         buttons["learn"] = gr.Button("Learn", variant="primary", elem_id="learn")
     if start:
         gr.HTML(words.started_with(start, given))
-    learned = gr.HTML(elem_id="learned", padding=False)
+    cautions = [*given.bundle.support.cautions(), *given.cautions()] if given else []
+    learned = gr.HTML(view.refusals([], cautions), elem_id="learned", padding=False)
     classifier = gr.HTML(elem_id="classifier", padding=False)
     check = gr.Button("Check the labels", visible=bool(start), elem_id="check")
     suspects = gr.HTML(elem_id="suspects", padding=False)

@@ -309,7 +309,7 @@ class Session:
         return sorted(found.items())
 
     def _forget(self) -> None:
-        self.predictor = None
+        self.predictor = self.start
         self._forget_answers()
 
     def _forget_answers(self) -> None:

@@ -113,6 +113,11 @@ def suspect_list(found: Suspects, names: Sequence[str], pictures: Sequence[str])
     )
     rest = len(names) - len(first)
     more = f"<p>and {rest} that fit better</p>" if rest else ""
+    if found.warning:
+        more += (
+            f'<p class="rs-note rs-caution"><strong>{_named(names[first[0]])}</strong> fits its condition worse than the worst '
+            f"photograph does in 9 of 10 clean sets of common diseases.</p>"
+        )
     return (
         f'<div class="rs-note rs-note" role="status"><p>How probable each photograph’s own condition is to a classifier that has '
         f"not seen it. Look at the first ones again: is their condition right? With few photographs even right ones can be "
