@@ -40,8 +40,8 @@ def refusals(lines: Sequence[str], cautions: Sequence[str] = ()) -> str:
     if lines:
         count = "1 file was" if len(lines) == 1 else f"{len(lines)} files were"
         told += (
-            f'<div class="rs-note rs-bad" role="alert"><p>{count} not taken. Choose another, or save it again as JPEG or '
-            f"PNG.</p><ul>{_items(lines)}</ul></div>"
+            f'<div class="rs-note rs-bad" role="alert"><p>{count} not taken:</p><ul>{_items(lines)}</ul><p>Instead of a file '
+            f"that cannot be read choose another, or save it again as a JPEG or PNG of usual size.</p></div>"
         )
     if cautions:
         told += f'<div class="rs-note rs-caution" role="status"><p>Be careful:</p><ul>{_items(cautions)}</ul></div>'
