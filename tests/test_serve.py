@@ -1,6 +1,7 @@
 """The page as it is served: the door, real uploads, many people at once, nothing left behind."""
 
 import json
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from rareshot.cli import main
 from rareshot.data.synthetic import separable
 from rareshot.predict import adapt_to, answers, write_answers
 from rareshot.web.places import private_folder
-from rareshot.web.server import listen, require_web
+from rareshot.web.server import Page, listen, require_web, sweep
+from rareshot.web.sessions import Sessions
 
 needs_web = pytest.mark.skipif(
     find_spec("gradio") is None, reason="the extra `web` is not installed: pip install 'rareshot[web]'"
@@ -184,6 +186,19 @@ def test_a_classifier_goes_straight_to_new_images_and_sigterm_leaves_nothing(run
         assert page.folders() == []
     (told,) = answers(predictor, [str(new)])
     assert f"{100 * max(told.probabilities):.1f} %" in judged
+
+
+def test_uploads_that_nobody_took_and_idle_sessions_go(tmp_path: Path) -> None:
+    old, fresh = (put(tmp_path / "uploads" / name / "a.png", 50, 0) for name in ("old", "fresh"))
+    os.utime(old.parent, (0, 0))
+    with Sessions(tmp_path / "sessions").closing() as sessions:
+        idle, busy = sessions.of("idle"), sessions.of("busy")
+        idle.touched -= 3601
+        sweep(Page(None, sessions, tmp_path))
+        assert not old.parent.exists()
+        assert fresh.exists()
+        assert not idle.folder.exists()
+        assert busy.folder.exists()
 
 
 def test_what_a_killed_page_left_goes_when_the_next_one_starts(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,6 +90,15 @@ def uvicorn_of(page: Page) -> Any:
         server_header=False,
     )
     return uvicorn.Server(settings)
+
+
+def sweep(page: Page) -> None:
+    """Sessions that stand idle go, and uploads that nobody took."""
+    page.sessions.end_idle()
+    for folder in (page.folder / "uploads").iterdir():
+        with suppress(OSError):  # it was taken at this very moment
+            if time.time() - folder.stat().st_mtime > limits.UNCLAIMED_S:
+                shutil.rmtree(folder)
 
 
 def require_web() -> None:
@@ -183,9 +192,5 @@ def _harmless(name: str) -> str:
 
 
 def _sweep(page: Page, stop: threading.Event) -> None:
-    """Now and then: sessions that stand idle go, and uploads that nobody took."""
     while not stop.wait(SWEEP_S):
-        page.sessions.end_idle()
-        for folder in (page.folder / "uploads").iterdir():
-            if time.time() - folder.stat().st_mtime > limits.UNCLAIMED_S:
-                shutil.rmtree(folder, ignore_errors=True)
+        sweep(page)

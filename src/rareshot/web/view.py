@@ -82,7 +82,7 @@ def answer_cards(
     """
     more = [*extras, *[""] * (len(told) - len(extras))]
     cards = (
-        f'<article class="rs-card"><h4>{_named(one.path)}</h4><div class="rs-two">'
+        f'<article class="rs-card"><h3>{_named(one.path)}</h3><div class="rs-two">'
         f'<img src="{picture}" alt="the new image {_named(one.path)}" width="96" height="96">'
         f"{_bars(classes, one)}</div>{_warnings(one)}{extra}</article>"
         for one, picture, extra in zip(told, pictures, more, strict=True)
