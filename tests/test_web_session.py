@@ -3,9 +3,7 @@
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from hostile import damaged_bytes
 from test_predict import put, run_folder
 
@@ -16,7 +14,6 @@ from rareshot.web import session as session_module
 from rareshot.web.intake import Upload, base_name, discard, take
 from rareshot.web.session import EndedError, Session
 from rareshot.web.sessions import Sessions
-from rareshot.web.why import coloured
 
 
 @pytest.fixture(scope="module")
@@ -234,22 +231,12 @@ def test_every_answer_has_a_map_and_its_nearest_photographs(session: Session, ru
     filled(session, tmp_path).learn(str(run), ["rosacea", "lupus"])
     session.judge()
     found = session.why(0)
-    assert found.map.startswith("data:image/jpeg;base64,")
+    assert found.map.startswith("data:image/png;base64,")
     assert len(found.nearest) == 3
     assert {one.condition for one in found.nearest} <= {"rosacea", "lupus"}
     session.add_new(uploads(tmp_path / "more", 1, 50, seed=5))
     with pytest.raises(ValueError, match="The images have changed: press “Judge the new images” again"):
         session.why(0)
-
-
-def test_a_map_colours_what_speaks_for_an_answer_and_against_it() -> None:
-    grey = np.full((8, 8, 3), 128, np.uint8)
-    assert np.array_equal(coloured(grey, torch.zeros(4, 4)), grey)
-    found = torch.zeros(4, 4)
-    found[:, 0], found[:, 3] = 1.0, -1.0
-    shown = coloured(grey, found).astype(int)
-    assert (shown[:, 0, 1] > shown[:, 0, 0]).all()  # green
-    assert (shown[:, 7, 0] > shown[:, 7, 1]).all()  # orange
 
 
 def test_a_report_is_made_once_there_are_answers_and_goes_with_them(

@@ -42,7 +42,7 @@ EXAMPLE = (
     "so some of the answers below may be wrong."
 )
 MAPS = (
-    "In each map, green parts spoke for the answer and orange ones against it; beside it stand your photographs that look most "
+    "In each map, orange parts spoke for the answer and blue ones against it; beside it stand your photographs that look most "
     "like the image to the classifier. Neither says that the answer is right."
 )
 CLOSING = """<footer class="rs-foot"><p>The percentages say which of <em>your</em> conditions an image is most like. An image of
