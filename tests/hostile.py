@@ -178,7 +178,8 @@ def valid_bytes() -> dict[str, bytes]:
         "cmyk.jpg": lambda: encoded(rgb.convert("CMYK"), "JPEG"),
         "cmyk.tif": lambda: encoded(rgb.convert("CMYK"), "TIFF"),
         "lab.tif": lambda: encoded(rgb.convert("LAB"), "TIFF"),
-        "ycbcr.tif": lambda: encoded(rgb.convert("YCbCr"), "TIFF"),
+        # Uncompressed, Pillow before 13 calls its own file truncated.
+        "ycbcr.tif": lambda: encoded(rgb.convert("YCbCr"), "TIFF", compression="tiff_lzw"),
         "alpha.png": lambda: encoded(rgba),
         "alpha.webp": lambda: encoded(rgba, "WEBP"),
         "alpha.tif": lambda: encoded(rgba, "TIFF"),

@@ -18,6 +18,7 @@ fit it on common diseases, adapt it to k images of each rare one.
   rareshot data check|prepare|fetch      look at a data set, decode it once, download one
   rareshot adapt LEARNER                 a few photographs of each condition in, a classifier out
   rareshot predict CLASSIFIER IMAGES     what it says of new images
+  rareshot serve                         the same two on a page in the browser
   rareshot export CLASSIFIER             the same for onnxruntime, without torch
   rareshot fit METHOD                    train on the common diseases: maml, daml, relation, finetune, ...
   rareshot push RUN / pull SOURCE        share a learner with its model card; fetch one
@@ -76,6 +77,8 @@ def _command(name: str) -> Callable[[Sequence[str]], None]:
             from rareshot.commands.adapt import adapt as command
         case "predict":
             from rareshot.commands.predict import predict as command
+        case "serve":
+            from rareshot.commands.serve import serve as command
         case "export":
             from rareshot.commands.export import export_command as command
         case "push":

@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float, Int
@@ -83,6 +84,17 @@ def query_logits(
     with frozen_by(net, moments):
         logits = functional_call(net, dict(params), (x,))
     return logits
+
+
+def query_features(
+    net: Network, params: Mapping[str, Tensor], x: Float[Tensor, "q c h w"], moments: list[Moments] | None
+) -> Float[Tensor, "q features"]:
+    """What the head is given of query images: the backbone's features under the same weights and statistics."""
+    start = "backbone."
+    weights = {name.removeprefix(start): value for name, value in params.items() if name.startswith(start)}
+    with nullcontext() if moments is None else frozen_by(net, moments):
+        features: Tensor = functional_call(net.backbone, weights, (x,))
+    return features
 
 
 def norm_of(net: Network) -> str:

@@ -27,7 +27,7 @@ from rareshot.data.files import BadFileError, Observe, ignore, shown
 from rareshot.data.folders import is_image
 from rareshot.methods import METHODS
 from rareshot.methods.pretrained import SIZE
-from rareshot.support_set import COLUMNS, as_float, read_support
+from rareshot.support_set import COLUMNS, SupportSet, as_float, read_support
 from rareshot.trust import (
     LeftOut,
     Suspects,
@@ -112,7 +112,7 @@ class Predictor:
 
     def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
         """Probabilities, calibrated where the learner was; each row sums to 1."""
-        return one_by_one(self._calibrated, images)
+        return one_by_one(lambda image: self.calibrated(self.classifier(image)), images)
 
     def warnings(self, image: UInt8[Tensor, "3 h w"], probabilities: Float[Tensor, " way"]) -> list[str]:
         """What is to be said of one answer: the one place for it, and the last column of predictions.csv."""
@@ -176,8 +176,9 @@ class Predictor:
         """The one that was adapted."""
         return self.bundle.fitted()
 
-    def _calibrated(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
-        probabilities, temperature = self.classifier(images), self.bundle.temperature
+    def calibrated(self, probabilities: Float[Tensor, "n way"]) -> Float[Tensor, "n way"]:
+        """Answers of `classifier`, or of the same learner adapted otherwise, with temperature and prevalence."""
+        temperature = self.bundle.temperature
         if temperature != 1:
             probabilities = with_temperature(probabilities, temperature).float()
         if self.prevalence:
@@ -199,11 +200,14 @@ def one_by_one(classifier: Classifier, images: Float[Tensor, "n 3 h w"]) -> Floa
     return torch.cat([classifier(image[None].contiguous()) for image in images])
 
 
-def adapt_to(name: str | Path, support: str | Path, *, seed: int = 0, observe: Observe = ignore) -> Predictor:
+def adapt_to(
+    name: str | Path, support: str | Path | SupportSet, *, seed: int = 0, observe: Observe = ignore
+) -> Predictor:
     """Adapt the learner called `name` to the photographs at `support`; `save_bundle` keeps its `bundle`.
 
     Args:
-        support: a folder with a folder of images for each class, or a table with columns path and label.
+        support: a folder with a folder of images for each class, a table with columns path and label, or the photographs
+            themselves, of the learner's size.
         seed: of the few methods whose adaptation draws at random (fine-tuning's augmentation).
 
     Raises:
@@ -211,7 +215,11 @@ def adapt_to(name: str | Path, support: str | Path, *, seed: int = 0, observe: O
         ValueError: as `load` and `rareshot.support_set.read_support`, or if the learner takes another number of classes.
     """
     run, learner = find_learner(name)
-    images = read_support(support, run.size, observe=observe)
+    images = support if isinstance(support, SupportSet) else read_support(support, run.size, observe=observe)
+    if images.size != run.size:
+        raise ValueError(
+            f"support: images of {images.size} pixels; this learner takes {run.size}: decode them to that size"
+        )
     trust = load_trust(_folder_of(name), learner)
     bundle = Bundle(run, Path(os.path.abspath(name)).name, learner.state(), images, seed, trust=trust)
     return Predictor(bundle, learner.adapt(images.support, seed=seed))

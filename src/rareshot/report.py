@@ -72,6 +72,11 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         lead: what a reader takes along who reads nothing else.
         sections: in the order of reading.
     """
+    return rendered("page.html", title=title, lead=lead, sections=sections)
+
+
+def rendered(template: str, **values: object) -> str:
+    """A page by one of the templates; every text among the values is escaped."""
     environment = Environment(
         loader=PackageLoader("rareshot"),
         autoescape=True,
@@ -80,7 +85,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["paragraphs"] = _paragraphs
-    return environment.get_template("page.html").render(title=title, lead=lead, sections=sections)
+    return environment.get_template(template).render(values)
 
 
 def _paragraphs(text: str) -> list[str]:

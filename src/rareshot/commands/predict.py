@@ -8,11 +8,21 @@ from typing import Annotated
 
 import tyro
 
+from rareshot.checkpoint import write_atomically
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
 from rareshot.data.files import shown
 from rareshot.machine import keep_memory, use_threads
-from rareshot.predict import answers, image_files, line_of, load_classifier, refuse_column, write_answers
+from rareshot.predict import (
+    Answer,
+    Predictor,
+    answers,
+    image_files,
+    line_of,
+    load_classifier,
+    refuse_column,
+    write_answers,
+)
 
 MANY = 20
 """Images from which on a progress bar is worth its line."""
@@ -29,7 +39,7 @@ class Predict:
     has a warning. The columns of --out: path, predicted, one a class, set (with --sets), warnings. A research tool, not a
     medical device.
 
-    Example: rareshot predict lesions.safetensors new/ another.jpg --out predictions.csv
+    Example: rareshot predict lesions.safetensors new/ another.jpg --out predictions.csv --report page.html
     """
 
     classifier: tyro.conf.Positional[Path]
@@ -38,6 +48,9 @@ class Predict:
     """Image files, and folders: all images inside."""
     out: Path | None = None
     """A .csv for the answers, replaced if it is there; None: they are printed."""
+    report: Path | None = None
+    """A .html page to file: images, probabilities with ranges, what speaks for each answer, support images, how it was made;
+    replaced if it is there. It shows patients' images. It takes some seconds."""
     prevalence: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """CLASS=SHARE, once for each class: how frequent it is among those who are judged, as df=0.3. The shares sum to 1. None:
     all alike."""
@@ -55,6 +68,9 @@ def predict(args: Sequence[str]) -> None:
     use_threads(options.threads)
     if options.out is not None and (options.out.suffix.lower() != ".csv" or options.out.is_dir()):
         raise ValueError(f"--out {options.out}: the answers go into a file whose name ends in .csv")
+    report = options.report
+    if report is not None and (report.suffix.lower() != ".html" or report.is_dir()):
+        raise ValueError(f"--report {report}: the page goes into a file whose name ends in .html")
     if not options.images:
         raise ValueError(
             "predict needs images: rareshot predict CLASSIFIER IMAGE-OR-FOLDER [MORE] --out predictions.csv"
@@ -76,6 +92,8 @@ def predict(args: Sequence[str]) -> None:
         STATUS.print(line_of(one, predictor.classes), markup=False, soft_wrap=True)
     if options.out is not None:
         write_answers(options.out, predictor.classes, told, sets=options.sets)
+    if report is not None:
+        _write_report(report, predictor, told)
     if len(unread) == len(told):
         raise ValueError(f"none of {len(told)} images could be read; the first: {line_of(told[0], predictor.classes)}")
     if options.sets:
@@ -89,6 +107,16 @@ def predict(args: Sequence[str]) -> None:
     words = ", ".join(f"{count} {shown(name)}" for name, count in counts.most_common())
     failed = f"; {len(unread)} could not be read" if unread else ""
     CONSOLE.print(f"{len(told)} images: {words}{failed}; answers: {options.out}", markup=False, soft_wrap=True)
+
+
+def _write_report(file: Path, predictor: Predictor, told: Sequence[Answer]) -> None:
+    from rareshot.answer_page import answer_page  # here: answers alone need none of what draws the page
+
+    with data_progress("report") as show:
+        text = answer_page(predictor, [one.path for one in told], told, observe=show)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, text.encode())
+    STATUS.print(f"report: {file} (shows the photographs: treat it as patient data)", markup=False, soft_wrap=True)
 
 
 def prevalence_of(told: Sequence[str]) -> dict[str, float]:

@@ -47,6 +47,10 @@ class FeatureClassifier:
         """Probabilities."""
         return torch.from_numpy(self.rule(self.features(images))).float()
 
+    def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        """Features as the rule takes them, of length 1."""
+        return torch.from_numpy(of_length_1(self.features(images))).float()
+
 
 def fit_rule(kind: FeatureRule, features: Array, labels: Array, way: int) -> Rule:
     """Learn the classes of a support set.

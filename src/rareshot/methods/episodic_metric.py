@@ -237,3 +237,11 @@ class MetricClassifier:
         # Weights that diverged know nothing, and say so: equal probabilities.
         known = logits.isfinite().all(1, keepdim=True)
         return torch.where(known, logits, 0).double().softmax(1).float()
+
+    @torch.no_grad()
+    def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        """Features that are compared with the classes'."""
+        net = copy.deepcopy(self.learner.net)
+        with nullcontext() if self.moments is None else frozen_by(net.embedding, self.moments):
+            features: Tensor = net.embedding(self.learner.pixels(images))
+        return features.flatten(1)

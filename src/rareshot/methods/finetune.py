@@ -8,6 +8,7 @@ The paper gives neither rate nor steps.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -37,6 +38,12 @@ class FineTuned:
         # Fine-tuning that diverged knows nothing, and says so: equal probabilities.
         known = logits.isfinite().all(1, keepdim=True)
         return torch.where(known, logits, 0).double().softmax(1).float()
+
+    @torch.no_grad()
+    def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        """Features of the fine-tuned backbone."""
+        features: Tensor = cast(Network, self.net).backbone(self.pixels(images))
+        return features
 
 
 Watch = Callable[[int, float, FineTuned], None]

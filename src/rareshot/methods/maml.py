@@ -27,7 +27,7 @@ from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.explicit import NORMS
 from rareshot.gradients import TaskGradient, meta_gradient
-from rareshot.inner import adapt_to_support, explicit_applies, query_logits
+from rareshot.inner import adapt_to_support, explicit_applies, query_features, query_logits
 from rareshot.losses import DifficultyAware, Mean
 from rareshot.methods.tasks import drawn_tasks, training_tasks
 from rareshot.pixels import Pixels
@@ -276,3 +276,9 @@ class EpisodicClassifier:
         # An adaptation that diverged knows nothing, and says so: equal probabilities.
         known = logits.isfinite().all(1, keepdim=True)
         return torch.where(known, logits, 0).double().softmax(1).float()
+
+    @torch.no_grad()
+    def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        """Features under the adapted weights."""
+        net = copy.deepcopy(self.learner.net)
+        return query_features(net, self.params, self.learner.pixels(images), self.moments)

@@ -1,0 +1,47 @@
+"""A private folder for one server, gone at its end; what a killed server left goes when the next one starts."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+PREFIX = "rareshot-serve-"
+
+
+@contextmanager
+def private_folder(inside: Path | None = None) -> Iterator[Path]:
+    """A new folder that only this user may open, deleted at the end, after those of servers that no longer run.
+
+    A server holds a lock in its folder as long as it lives, however it ends.
+
+    Args:
+        inside: where to make it; None: where temporary files belong.
+    """
+    inside = inside or Path(tempfile.gettempdir())
+    for left in inside.glob(f"{PREFIX}*"):
+        with suppress(OSError), (left / "lock").open() as lock:  # not ours, or in use
+            _hold(lock)
+            shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=inside))
+    with (folder / "lock").open("w") as lock:
+        with suppress(OSError):
+            _hold(lock)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hold(file: TextIO) -> None:
+    """Lock a file until it is closed.
+
+    Raises:
+        OSError: if another process holds it, or this system has no such locks: there nothing is cleaned up.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError as error:
+        raise OSError("no locks here") from error
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
