@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rareshot.data.augment import affine
-from rareshot.data.files import Observe, ignore
+from rareshot.data.files import Observe, ignore, shown
 from rareshot.predict import Predictor, one_by_one
-from rareshot.trust import spread
+from rareshot.trust import leave_one_out, spread
 from rareshot.types import Classifier, Learner, Support
 
 DRAWS = 3
@@ -79,7 +79,7 @@ def views_of(predictor: Predictor, *, draws: int = DRAWS, observe: Observe = ign
         raise ValueError(f"draws={draws}: at least 1 is needed")
     learner, support, seed = predictor.learner, predictor.bundle.support.support, predictor.bundle.seed
     why_not = _why_not(predictor)
-    left_out = () if why_not else predictor.left_out.classifiers
+    left_out = () if why_not else leave_one_out(learner, support, seed=seed).classifiers
     observe(1, 3)
     turned = tuple(_turned(learner, support, draw, seed) for draw in range(draws))
     observe(2, 3)
@@ -120,11 +120,11 @@ def sensitivity(views: Views, image: Float[Tensor, "3 h w"]) -> Sensitivity:
 
 def _why_not(predictor: Predictor) -> str:
     counts: Mapping[str, int] = predictor.bundle.support.counts
-    single = [name for name, count in counts.items() if count < 2]
+    single = [shown(name) for name, count in counts.items() if count < 2]
     if single:
         return f"there is only one image of {', '.join(single)}"
     images = sum(counts.values())
-    if images > MOST_LEFT_OUT and not predictor.sets:
+    if images > MOST_LEFT_OUT:
         return f"with {images} support images, more than {MOST_LEFT_OUT}, it would take long"
     return ""
 

@@ -60,8 +60,8 @@ def answer_page(
         ranges=facts.ranges(views),
         promise=predictor.promise() if predictor.sets else "",
         changes=facts.changes(views, cards),
-        support=facts.support(views),
-        suspicion=facts.suspicion(views),
+        support=facts.support(predictor),
+        suspicion=facts.suspicion(predictor),
         making=facts.making(predictor),
     )
 

@@ -1,7 +1,7 @@
 """What holds for all images of a page: the support images, what would change the answers, how they were made."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,8 @@ from rareshot import config
 from rareshot.answer_page.cards import Card
 from rareshot.answer_page.words import listed, named, number, share
 from rareshot.bundle import Bundle
-from rareshot.checkpoint import state_hash, versions
+from rareshot.checkpoint import Run, state_hash, versions
+from rareshot.data.cards import CARDS
 from rareshot.methods.pretrained import SHA256, Pretrained
 from rareshot.pictures import picture
 from rareshot.predict import Predictor
@@ -59,9 +60,8 @@ def changes(views: Views, cards: Sequence[Card]) -> list[str]:
     support, k = predictor.bundle.support, predictor.bundle.shot
     stable = sum(told.sensitivity.is_stable for told in cards)
     whatever = "whichever support image is left out and however the images are turned"
-    told = [
-        f"{stable} of {number(len(cards), 'image')} keep their class {whatever if views.left_out else 'however they are turned'}."
-    ]
+    kept = whatever if views.left_out else "however the images are turned"
+    told = [f"{stable} of {number(len(cards), 'image')} keep their class {kept}."] if cards else []
     unsteady = [one.name for one in cards if not one.sensitivity.is_stable]
     if unsteady:
         told[0] += f" Not so: {listed(unsteady)}."
@@ -83,12 +83,12 @@ def changes(views: Views, cards: Sequence[Card]) -> list[str]:
     return told
 
 
-def support(views: Views) -> list[tuple[str, list[Photograph]]]:
+def support(predictor: Predictor) -> list[tuple[str, list[Photograph]]]:
     """Class → its support images."""
-    held = views.predictor.bundle.support
+    held = predictor.bundle.support
     suspicions = [""] * len(held.images)
-    if views.left_out:
-        found = views.predictor.suspects()
+    if predictor.bundle.shot > 1:
+        found = predictor.suspects()
         for rank, at in enumerate(found.order.tolist(), 1):
             suspicions[at] = f"suspicion {rank} of {len(suspicions)}; own label {share(float(found.own[at]))}"
     shown: dict[str, list[Photograph]] = {named(name): [] for name in held.classes}
@@ -98,15 +98,15 @@ def support(views: Views) -> list[tuple[str, list[Photograph]]]:
     return list(shown.items())
 
 
-def suspicion(views: Views) -> str:
+def suspicion(predictor: Predictor) -> str:
     """What the ranks of suspicion mean."""
-    if not views.left_out:
-        return f"The labels were not checked: {views.why_not}."
+    if predictor.bundle.shot < 2:
+        return "The labels were not checked: where a class has a single image, nothing else can judge it."
     told = (
-        "Suspicion ranks the support images by the probability of their own label, adapted without them: look at the labels of "
-        "the first. A low rank proves no error."
+        "Suspicion ranks the support images by the probability of their own label, as the others judge it: look at the labels "
+        "of the first. A low rank proves no error."
     )
-    if views.predictor.suspects().warning:
+    if predictor.suspects().warning:
         told += (
             " Here the first fits its label worse than the worst photograph does in 9 of 10 clean support sets of common "
             "diseases: is the label right?"
@@ -118,12 +118,13 @@ def making(predictor: Predictor) -> list[tuple[str, str]]:
     """How the answers were made: enough to make them again."""
     bundle, now = predictor.bundle, versions()
     run, data = bundle.run, bundle.run.data
-    common = ", ".join(map(str, data.get("common", ())))
-    trained = f"{data.get('name', '')}: {common}" if common else "ImageNet; nothing of it on these or similar diseases"
-    return [
+    card = CARDS.get(str(data.get("name")))
+    rows = [
         ("Learner", f"{bundle.learner} ({run.name}), images of {run.size} pixels"),
-        ("Trained on", trained),
-        ("Data fingerprint", str(data.get("fingerprint", "none: no data of diseases"))),
+        ("Trained on", _trained(run)),
+        *([("Licence of those images", card.licence)] if card and card.licence else []),
+        ("Data fingerprint", str(data.get("fingerprint", "none"))),
+        ("Fingerprint of the support images", _fingerprint(bundle)),
         ("SHA-256 of the weights", _weights(bundle)),
         ("Normalisation", NORMS.get(getattr(run.method, "norm", "running"), "unknown")),
         ("Settings of the method", _settings(config.to_json(run.method))),
@@ -135,6 +136,7 @@ def making(predictor: Predictor) -> list[tuple[str, str]]:
         ("The classifier was adapted by", _versions(bundle.versions)),
         ("The learner was trained by", _versions(run.versions)),
     ]
+    return [(what, named(value)) for what, value in rows]
 
 
 def _photographs(k: int) -> str:
@@ -165,6 +167,20 @@ def _prevalence(predictor: Predictor) -> str:
     return ", ".join(f"{named(name)} {value:g}" for name, value in predictor.prevalence.items()) + ", as told."
 
 
+def _trained(run: Run) -> str:
+    if isinstance(run.method, Pretrained):
+        return "ImageNet; nothing was trained on diseases"
+    common = run.data.get("common")
+    if not isinstance(common, list | tuple) or not common:  # a classifier's file may say anything here
+        return "not said"
+    return f"{run.data.get('name', 'data without a name')}: {', '.join(map(str, common))}"
+
+
+def _fingerprint(bundle: Bundle) -> str:
+    held = bundle.support
+    return state_hash({"images": held.images, "labels": held.labels})[:16]
+
+
 def _weights(bundle: Bundle) -> str:
     return SHA256 if isinstance(bundle.run.method, Pretrained) else state_hash(bundle.state)
 
@@ -183,4 +199,8 @@ def _settings(values: dict[str, Any]) -> str:
 
 
 def _versions(told: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in dict(told).items() if value)
+    return (
+        ", ".join(f"{name} {value}" for name, value in told.items() if value)
+        if isinstance(told, Mapping)
+        else "not said"
+    )

@@ -280,5 +280,6 @@ class EpisodicClassifier:
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
         """Features under the adapted weights."""
-        net = copy.deepcopy(self.learner.net)
-        return query_features(net, self.params, self.learner.pixels(images), self.moments)
+        device = next(iter(self.params.values())).device
+        net, x = copy.deepcopy(self.learner.net).to(device), self.learner.pixels(images).to(device)
+        return query_features(net, self.params, x, self.moments).cpu()
