@@ -19,7 +19,7 @@ from rareshot.machine import use_threads
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure the meta-gradient on this machine's CPU: ours, and every peer that is installed.
+    """Measure the meta-gradient on this machine's CPU, and its GPU if there is one: ours, and every peer that is installed.
 
     First the floor (convolution rates, exact operation counts), then the gate (each design's gradient in float64), then
     time, memory, scaling, data path and meta-test. Leaves results.jsonl, table.md, roofline.svg and roofline.png in --out.
