@@ -2,9 +2,10 @@
 
     python experiments/same_curve.py --data PATH --out results/same-curve.jsonl
 
-A task's gradient is the same up to rounding, but rounding can turn a ReLU, and hundreds of iterations carry that on; so
-the learners differ, and what is asked is whether their AUC does. Judged on lesions of the common diseases that were held
-out. Appends one line a run and skips those that are there, so that it can be stopped and started.
+A task's gradient is the same up to rounding (with a bfloat16 Hessian, up to more of it), but rounding can turn a ReLU, and
+hundreds of iterations carry that on; so the learners differ, and what is asked is whether their AUC does. Judged on
+lesions of the common diseases that were held out. Appends one line a run and skips those that are there, so that it can
+be stopped and started.
 """
 
 import json
@@ -28,6 +29,7 @@ from rareshot.validation import held_out, mean_auc
 DESIGNS: dict[str, dict[str, Any]] = {
     "plain": {"fast": False},
     "explicit": {},
+    "bfloat16": {"hessian": "bfloat16"},
 }
 
 

@@ -20,10 +20,12 @@ from rareshot.checkpoint import load_learner, save_learner, state_hash, write_ru
 from rareshot.cli import main
 from rareshot.data.synthetic import separable
 from rareshot.evaluation import plan
+from rareshot.methods.pretrained import Pretrained
 from rareshot.model_card import model_card
 from rareshot.predict import find_learner
 from rareshot.results import header_of, judge, name_of
 from rareshot.sharing import pull, push
+from rareshot.types import Support
 
 EVIL = 'mole|</td><script>alert(1)</script>\n---\nlicense: "mit"\n# **x**'
 
@@ -93,17 +95,15 @@ def test_what_is_pushed_and_pulled_is_the_same_learner_and_adapts(run: Path, tmp
         "run.json",
     ]
     images = separable(16, lesions=4, seed=1)
-    from rareshot.types import Support
-
     support = Support(images.images(images.labels.argsort()[:8]), torch.tensor([0, 1] * 4), ("a", "b"))
     assert back.adapt(support)(support.images).shape == (8, 2)
 
 
 def test_the_card_says_what_was_measured_and_what_was_not(run: Path) -> None:
     card = model_card(run)
-    auc = json.loads((run / "paper-2way-2shot.summary.json").read_text())["metrics"]["auc"]["mean"]
-    assert f"| {100 * auc:.1f} |" in card
-    assert "over episodes" in card or "over 3" in card
+    told = json.loads((run / "paper-2way-2shot.summary.json").read_text())["metrics"]["auc"]
+    assert f"| {100 * told['mean']:.1f} |" in card
+    assert f"| {told['kind']} |" in card
     assert "Not a medical device" in card
     assert "Not calibrated" in card
     (run / "paper-2way-2shot.summary.json").unlink()
@@ -115,8 +115,6 @@ def test_the_card_of_a_transductive_or_pretrained_learner_says_so(run: Path) -> 
     write_run(run, replace(RUN, method=method))
     save_learner(run, method.blank(16))
     assert "transductive" in model_card(run)
-    from rareshot.methods.pretrained import Pretrained
-
     write_run(run, replace(RUN, method=Pretrained(), name="pretrained", size=224))
     save_learner(run, Pretrained().blank(224))
     assert "trained on ImageNet by others" in model_card(run)
