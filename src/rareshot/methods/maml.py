@@ -91,7 +91,7 @@ class MAML:
     """Iterations between two points of the validation curve."""
     hessian: Literal["float32", "bfloat16"] = field(default="float32", metadata=LATER)
     """Numbers that the Hessian's convolutions multiply. bfloat16 is sooner (1.2 times on a CPU that has it) and not exact: the
-    meta-gradient is 0.002 off, in the median over tasks at 84 px, and 0.005 at most. Explicit gradient of second order only."""
+    meta-gradient is 0.003 off in benchmarks/README.md. Explicit gradient of second order only."""
     fast: bool = True
     """Take the explicit gradient where it applies (conv4); the same up to rounding, sooner."""
 
