@@ -2,12 +2,13 @@
 
     python experiments/trust.py --data PATH --run RUN --out results/trust.jsonl --other PATH
 
-Writes one line a measurement: what, over how many episodes, figures, versions, the learner's hash. `--episodes 600
---slow-episodes 600` is the full run; leaving images out takes way · k adaptations an episode, hence a number of its own.
+Appends one line a measurement, with the number of its episodes, and skips those that are there: it can be stopped and started.
+`--episodes 600` is the full run. Leaving images out by adapting takes way · k adaptations an episode, hence a number of its own.
 """
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ from rareshot.types import Episode, Learner, Support
 from rareshot.validation import held_out
 
 QUERY = 15
-SETS_QUERY = 8
-"""Query images a class whose prediction sets are made: each is answered by way · k classifiers."""
+SETS_QUERY = 4
+"""Query images a class whose prediction sets are made."""
 MOST_SUSPECT = 3
 
 
@@ -61,11 +62,11 @@ def main(
     Args:
         data: images or a store; its common diseases are tuned on, its rare ones measured on.
         run: of a fitted inductive learner.
-        out: JSON lines, rewritten.
-        other: images that the learner was not made for, as phone photographs; None: made junk alone.
-        shot: k.
-        episodes: of measurements that adapt once an episode.
-        slow_episodes: of those that leave images out.
+        out: JSON lines.
+        other: images that the learner was not made for, as phone photographs; half of them are judged. None: made junk alone.
+        shot: k, at least 2.
+        episodes: of measurements that adapt once an episode, or not at all.
+        slow_episodes: of those that leave images out by adapting.
         threads: None: all cores.
     """
     keep_memory()
@@ -84,48 +85,93 @@ def main(
         "shot": shot,
         "versions": versions(),
     }
-    lines: list[dict[str, Any]] = []
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
 
-    def note(what: str, on: str, count: int, **figures: Any) -> None:
-        lines.append(
-            {"what": what, "on": on, "episodes": count, **figures, "cpu_seconds": time.process_time(), **about}
-        )
+    def measure(what: str, on: str, count: int, figures: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        found = [line for line in lines if (line["what"], line["on"]) == (what, on)]
+        if found:
+            return found[0]
+        begun = time.process_time()
+        line = {"what": what, "on": on, "episodes": count, **figures()}
+        line |= {"cpu_seconds": time.process_time() - begun, **about}
+        lines.append(line)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return line
 
     # Tuned on the common diseases.
     spec = EpisodeSpec(2, shot, QUERY)
-    temperature = temperature_from_tasks(learner, held, spec, episodes=episodes, seed=1)
-    note("temperature", "common", episodes, temperature=temperature)
-    threshold = None
-    if shot > 1:
-        threshold = warning_threshold(learner, held, spec, episodes=max(9, slow_episodes), seed=2)
-        note("warning threshold", "common", max(9, slow_episodes), threshold=threshold, false_alarms=0.1)
-    reference = Reference.of(learner, train, held)
-    for name, part in (made_junk(fitted.size) | ({} if other is None else phone(other, fitted.size))).items():
-        unusual = reference.typicality(learner, part).is_unusual
-        note("typicality", name, 0, images=len(part), flagged=float(unusual.double().mean()), false_alarms=0.05)
+    few = min(episodes, 200)
+    temperature = measure(
+        "temperature",
+        "common",
+        few,
+        lambda: {"temperature": temperature_from_tasks(learner, held, spec, episodes=few, seed=1)},
+    )["temperature"]
+    threshold = measure(
+        "warning threshold",
+        "common",
+        60,
+        lambda: {"threshold": warning_threshold(learner, held, EpisodeSpec(2, shot, 1), seed=2), "false_alarms": 0.1},
+    )["threshold"]
+    known, judged = (None, None) if other is None else phone(other, fitted.size)
+    reference = Reference.of(learner, train, held, others=known)
+    parts = made_junk(fitted.size) | ({} if other is None or judged is None else {other.name: judged})
+    for name, part in parts.items():
+        measure("typicality", name, 0, lambda part=part: flagged(reference, learner, part, rare, shot))
+    if other is not None and judged is not None:
+        plain = Reference.of(learner, train, held)
+        measure("typicality, distance alone", other.name, 0, lambda: flagged(plain, learner, judged, rare, shot))
 
     # Measured on the rare diseases.
-    note_typicality_of_rare(rare, reference, learner, note)
-    note_calibration(rare, learner, temperature, spec, episodes, note)
-    if shot > 1:
-        note_left_out(rare, learner, temperature, threshold, shot, slow_episodes, note)
-
-
-def note_typicality_of_rare(rare: LabelledImages, reference: Reference, learner: Learner, note: Any) -> None:
-    """False alarms on rare lesions, one image of each."""
-    _, first = np.unique(rare.groups, return_index=True)
-    unusual = reference.typicality(learner, rare.images(first)).is_unusual.numpy()
-    of_class = {name: float(unusual[rare.labels[first] == c].mean()) for c, name in enumerate(rare.classes)}
-    note(
-        "typicality", "rare", 0, images=len(first), flagged=float(unusual.mean()), of_class=of_class, false_alarms=0.05
+    measure("typicality", "rare", 0, lambda: typicality_of_rare(rare, reference, learner, shot))
+    measure("suspects", "rare", episodes, lambda: planted(rare, learner, threshold, shot, episodes))
+    measure("prediction sets", "rare", episodes, lambda: covered(rare, learner, shot, episodes))
+    measure("calibration", "rare", episodes, lambda: calibration(rare, learner, temperature, spec, episodes))
+    measure(
+        "left out", "rare", slow_episodes, lambda: left_out_figures(rare, learner, temperature, shot, slow_episodes)
     )
 
 
-def note_calibration(
-    rare: LabelledImages, learner: Learner, temperature: float, spec: EpisodeSpec, count: int, note: Any
-) -> None:
+def flagged(reference: Reference, learner: Learner, images: Tensor, rare: LabelledImages, shot: int) -> dict[str, Any]:
+    """Share of images of another kind that are called unlike, by themselves and beside support sets of rare lesions."""
+    drawn = Episodes(rare, EpisodeSpec(2, shot, 1), seed=5)
+    beside = [
+        reference.typicality(learner, images, support=drawn[i].support).is_unusual.double().mean() for i in range(5)
+    ]
+    alone = reference.typicality(learner, images).is_unusual
+    return {
+        "images": len(images),
+        "flagged": float(alone.double().mean()),
+        "flagged_beside_support": float(torch.stack(beside).mean()),
+        "false_alarms": 0.05,
+    }
+
+
+def typicality_of_rare(rare: LabelledImages, reference: Reference, learner: Learner, shot: int) -> dict[str, Any]:
+    """False alarms on rare lesions: one image of each, by itself; and query images beside their support sets."""
+    _, first = np.unique(rare.groups, return_index=True)
+    unusual = reference.typicality(learner, rare.images(first)).is_unusual.numpy()
+    drawn = Episodes(rare, EpisodeSpec(2, shot, QUERY), seed=5)
+    beside: dict[str, list[float]] = {name: [] for name in rare.classes}
+    for i in range(60):
+        episode = drawn[i]
+        said = reference.typicality(learner, episode.query_x, support=episode.support).is_unusual
+        for label, name in enumerate(episode.classes):
+            beside[name].append(float(said[episode.query_y == label].double().mean()))
+    return {
+        "images": len(first),
+        "flagged": float(unusual.mean()),
+        "of_class": {name: float(unusual[rare.labels[first] == c].mean()) for c, name in enumerate(rare.classes)},
+        "beside_support_of_class": {name: float(np.mean(part)) for name, part in beside.items()},
+        "false_alarms": 0.05,
+    }
+
+
+def calibration(
+    rare: LabelledImages, learner: Learner, temperature: float, spec: EpisodeSpec, count: int
+) -> dict[str, Any]:
     """ECE and Brier score, all episodes' queries pooled, before and after the temperature from tasks."""
     drawn = Episodes(rare, spec, seed=3)
     raw, labels = [], []
@@ -133,80 +179,76 @@ def note_calibration(
         episode = drawn[i]
         raw.append(learner.adapt(episode.support, seed=i)(episode.query_x).double())
         labels.append(episode.query_y)
-    for name, scale in (("raw", 1.0), ("temperature from tasks", temperature)):
-        note("calibration", "rare", count, by=name, **pooled([with_temperature(p, scale) for p in raw], labels))
+    scales = {"raw": 1.0, "temperature from tasks": temperature}
+    return {by: pooled([with_temperature(p, scale) for p in raw], labels) for by, scale in scales.items()}
 
 
-def note_left_out(
-    rare: LabelledImages,
-    learner: Learner,
-    temperature: float,
-    threshold: float | None,
-    shot: int,
-    count: int,
-    note: Any,
-) -> None:
-    """Everything that leaves support images out: sets, temperature of each task, suspects, spread."""
-    drawn = Episodes(rare, EpisodeSpec(2, shot, SETS_QUERY + 1), seed=4)
-    raw: list[Tensor] = []
-    labels: list[Tensor] = []
-    own_temperatures: dict[str, list[float]] = {"support, prior 1": [], "support, prior from tasks": []}
-    covered, sizes, empty, warned, found, warned_planted, widths = [], [], [], [], [], [], []
+def planted(rare: LabelledImages, learner: Learner, threshold: float, shot: int, count: int) -> dict[str, Any]:
+    """How often a planted wrong label is among the most suspect, and how often a warning is given."""
+    drawn = Episodes(rare, EpisodeSpec(2, shot, 1), seed=4)
+    found: dict[str, list[bool]] = {}
+    warned, warned_planted = [], []
     for i in range(count):
         episode = drawn[i]
-        spare = [0, SETS_QUERY + 1]  # the first query image of each class is planted in the other class
-        kept = [q for q in range(len(episode.query_y)) if q not in spare]
-        x, y = episode.query_x[kept], episode.query_y[kept]
-        left_out = leave_one_out(learner, episode.support, seed=i)
-        answers = left_out.answers(x)
-        sets = prediction_sets(left_out, answers)
-        covered.append(float(sets[torch.arange(len(y)), y].double().mean()))
+        warned.append(suspects(learner, episode.support, threshold).warning)
+        support, at = with_a_wrong_label(episode, i, shot)
+        said = suspects(learner, support, threshold)
+        found.setdefault("/".join(sorted(support.classes)), []).append(at in said.order[:MOST_SUSPECT].tolist())
+        warned_planted.append(said.warning)
+    hits = [float(hit) for part in found.values() for hit in part]
+    return {
+        "of": 2 * shot,
+        "most_suspect": MOST_SUSPECT,
+        "planted_among_most_suspect": asdict(interval(hits, "over episodes")),
+        "by_pair": {pair: float(np.mean(part)) for pair, part in sorted(found.items())},
+        "warned_clean": float(np.mean(warned)),
+        "warned_planted": float(np.mean(warned_planted)),
+    }
+
+
+def covered(rare: LabelledImages, learner: Learner, shot: int, count: int) -> dict[str, Any]:
+    """Coverage and size of prediction sets at the smallest error."""
+    drawn = Episodes(rare, EpisodeSpec(2, shot, SETS_QUERY), seed=4)
+    inside, sizes, empty = [], [], []
+    for i in range(count):
+        episode = drawn[i]
+        sets = prediction_sets(learner, episode.support, episode.query_x)
+        inside.append(float(sets[torch.arange(len(sets)), episode.query_y].double().mean()))
         sizes.append(float(sets.sum(1).double().mean()))
         empty.append(float((sets.sum(1) == 0).double().mean()))
-        raw.append(learner.adapt(episode.support, seed=i)(x).double())
-        labels.append(y)
-        own_temperatures["support, prior 1"].append(temperature_from_support(left_out))
-        own_temperatures["support, prior from tasks"].append(temperature_from_support(left_out, prior=temperature))
-        warned.append(suspects(left_out, threshold).warning)
-        planted, at = with_a_wrong_label(episode, i, shot)
-        said = suspects(leave_one_out(learner, planted, seed=i), threshold)
-        found.append(at in said.order[:MOST_SUSPECT].tolist())
-        warned_planted.append(said.warning)
-        low, high = spread(torch.cat([answers, augmented_answers(learner, episode.support, x, seed=i)]))
-        widths.append(float((high - low)[:, 0].mean()))
     error = smallest_error(shot)
-    note(
-        "prediction sets",
-        "rare",
-        count,
-        error=error,
-        promised=1 - error,
-        coverage=asdict(interval(covered, "over episodes")),
-        mean_size=float(np.mean(sizes)),
-        empty=float(np.mean(empty)),
-    )
-    note("calibration", "rare", count, by="raw", **pooled(raw, labels))
-    note(
-        "calibration",
-        "rare",
-        count,
-        by="temperature from tasks",
-        **pooled([with_temperature(p, temperature) for p in raw], labels),
-    )
-    for name, scales in own_temperatures.items():
-        scaled = [with_temperature(p, scale) for p, scale in zip(raw, scales, strict=True)]
-        note("calibration", "rare", count, by=name, mean_temperature=float(np.mean(scales)), **pooled(scaled, labels))
-    note(
-        "suspects",
-        "rare",
-        count,
-        of=2 * shot,
-        planted_among_most_suspect=float(np.mean(found)),
-        most_suspect=MOST_SUSPECT,
-        warned_clean=float(np.mean(warned)),
-        warned_planted=float(np.mean(warned_planted)),
-    )
-    note("spread", "rare", count, mean_width=float(np.mean(widths)))
+    return {
+        "error": error,
+        "promised": 1 - error,
+        "coverage": asdict(interval(inside, "over episodes")),
+        "mean_size": float(np.mean(sizes)),
+        "empty": float(np.mean(empty)),
+    }
+
+
+def left_out_figures(
+    rare: LabelledImages, learner: Learner, temperature: float, shot: int, count: int
+) -> dict[str, Any]:
+    """What takes an adaptation a support image: the temperature of each task, and the spread."""
+    drawn = Episodes(rare, EpisodeSpec(2, shot, QUERY), seed=4)
+    raw, labels, widths = [], [], []
+    scales: dict[str, list[float]] = {"raw": [], "temperature from tasks": [], "support": [], "support, prior": []}
+    for i in range(count):
+        episode = drawn[i]
+        x = episode.query_x
+        left_out = leave_one_out(learner, episode.support, seed=i)
+        raw.append(learner.adapt(episode.support, seed=i)(x).double())
+        labels.append(episode.query_y)
+        own, drawn_to = (temperature_from_support(left_out, prior=prior) for prior in (1.0, temperature))
+        for part, scale in zip(scales.values(), (1.0, temperature, own, drawn_to), strict=True):
+            part.append(scale)
+        low, high = spread(torch.cat([left_out.answers(x), augmented_answers(learner, episode.support, x, seed=i)]))
+        widths.append(float((high - low)[:, 0].mean()))
+    calibrated = {
+        by: pooled([with_temperature(p, scale) for p, scale in zip(raw, part, strict=True)], labels)
+        for by, part in scales.items()
+    }
+    return {"calibration": calibrated, "spread": {"mean_width": float(np.mean(widths))}}
 
 
 def pooled(probabilities: list[Tensor], labels: list[Tensor]) -> dict[str, float]:
@@ -229,10 +271,11 @@ def with_a_wrong_label(episode: Episode, number: int, shot: int) -> tuple[Suppor
     return Support(images, episode.support_y, episode.classes), at
 
 
-def phone(path: Path, size: int) -> dict[str, Tensor]:
-    """Images of another kind, those of odd groups: the features were chosen on the even ones."""
+def phone(path: Path, size: int) -> tuple[Tensor, Tensor]:
+    """Images of another kind: of even groups, by which the choices were made, and of odd ones, which are judged."""
     images = load(path, size)
-    return {path.name: images.images(np.flatnonzero(images.groups % 2 == 1))}
+    even, odd = (images.images(np.flatnonzero(images.groups % 2 == part)) for part in (0, 1))
+    return even, odd
 
 
 def made_junk(size: int) -> dict[str, Tensor]:

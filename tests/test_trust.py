@@ -1,6 +1,7 @@
 """Calibration, sets, suspects and spread: what each promises, on a learner that can be reckoned by hand."""
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
-from rareshot.episodes import EpisodeSpec
+from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.methods.supervised import Supervised
 from rareshot.metrics import auc
 from rareshot.trust import (
@@ -27,6 +28,7 @@ from rareshot.trust import (
     with_prevalence,
     with_temperature,
 )
+from rareshot.trust.centroids import SHARPNESS, own_log_odds
 from rareshot.trust.left_out import class_log_odds
 from rareshot.types import Support
 
@@ -48,6 +50,10 @@ class Brightness:
             return torch.softmax(-self.sure * gaps, 1)
 
         return classify
+
+    def features(self, images: Tensor) -> Tensor:
+        angles = images.mean((1, 2, 3)).double() * torch.pi / 2  # length 1 whatever the brightness
+        return torch.stack([angles.cos(), angles.sin()], 1)
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -148,8 +154,9 @@ def test_a_transductive_learner_is_refused_by_name(common: LabelledImages) -> No
     other = Brightness(inductive=False)
     with pytest.raises(ValueError, match="this learner is transductive"):
         temperature_from_tasks(other, common, EpisodeSpec(2, 2, 2))
-    with pytest.raises(ValueError, match="this learner is transductive"):
-        leave_one_out(other, SUPPORT)
+    for refuse in (leave_one_out, suspects, lambda own, support: prediction_sets(own, support, support.images)):
+        with pytest.raises(ValueError, match="this learner is transductive"):
+            refuse(other, SUPPORT)
 
 
 def test_no_episodes_give_no_temperature(common: LabelledImages) -> None:
@@ -198,8 +205,10 @@ def test_each_image_is_judged_by_the_classifier_that_has_not_seen_it() -> None:
 
 
 def test_a_class_with_a_single_image_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="there is a single one of b"):
-        leave_one_out(Brightness(), support_of([[0.1, 0.2], [0.9]]))
+    single = support_of([[0.1, 0.2], [0.9]])
+    for refuse in (leave_one_out, suspects, lambda own, support: prediction_sets(own, support, support.images)):
+        with pytest.raises(ValueError, match="there is a single one of b"):
+            refuse(Brightness(), single)
 
 
 def test_log_odds_tell_apart_what_probabilities_round_to_1() -> None:
@@ -207,33 +216,69 @@ def test_log_odds_tell_apart_what_probabilities_round_to_1() -> None:
     assert class_log_odds(p)[:, 1].tolist() == pytest.approx([50, 60])
 
 
+# Nearest class means
+
+
+def test_an_image_s_own_log_odds_are_those_of_the_class_means_without_it() -> None:
+    features = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 0, 1, 1, 1, 2, 2])
+    said = own_log_odds(features, labels, 3)
+    for i in range(7):
+        others = [j for j in range(7) if j != i]
+        means = torch.stack([features[[j for j in others if labels[j] == c]].mean(0) for c in range(3)])
+        p = torch.softmax(-SHARPNESS * (features[i] - means).square().sum(1), 0)[labels[i]]
+        assert float(said[i]) == pytest.approx(float((p / (1 - p)).log()))
+
+
+def test_features_that_diverged_are_refused() -> None:
+    class Diverged(Brightness):
+        def features(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), 2), float("nan"))
+
+    with pytest.raises(ValueError, match="the learner's features hold NaN"):
+        suspects(Diverged(), SUPPORT)
+
+
 # Prediction sets
 
 
-def test_a_set_covers_a_new_image_of_a_class_as_often_as_promised() -> None:
-    rng, held = np.random.default_rng(0), []
-    for _ in range(400):
-        values = [rng.normal(0.4, 0.1, 5).tolist(), rng.normal(0.5, 0.1, 5).tolist()]
-        left_out = leave_one_out(Brightness(), support_of(values))
-        new = images_of(torch.tensor(np.concatenate([rng.normal(0.4, 0.1, 4), rng.normal(0.5, 0.1, 4)])))
-        sets = prediction_sets(left_out, left_out.answers(new))
-        held.append(sets[torch.arange(8), torch.tensor([0] * 4 + [1] * 4)].double().mean().item())
-    assert np.mean(held) > 1 - smallest_error(5) - 3 * np.std(held) / 20
-    assert np.mean(held) < 0.97  # a set that always holds everything promises nothing
+@pytest.mark.parametrize("way", [2, 3])
+def test_a_set_covers_a_new_image_of_a_class_as_often_as_promised_and_hardly_more_often(way: int) -> None:
+    rng, held, n = np.random.default_rng(0), [], 600
+    for _ in range(n):
+        values = [rng.normal(0.4 + 0.1 * c, 0.1, 5).tolist() for c in range(way)]
+        new = images_of(torch.tensor([rng.normal(0.4 + 0.1 * c, 0.1) for c in range(way)]))
+        sets = prediction_sets(Brightness(), support_of(values), new)
+        held.append(sets.diagonal().double().mean().item())
+    assert abs(np.mean(held) - (1 - smallest_error(5))) < 3 * np.std(held) / n**0.5
+
+
+def test_features_that_depend_on_the_whole_batch_keep_the_promise() -> None:
+    class Centred(Brightness):
+        def features(self, images: Tensor) -> Tensor:
+            values = images.mean((2, 3)).double()
+            return values - values.mean(0)
+
+    rng, held, n = np.random.default_rng(1), [], 600
+    for _ in range(n):
+        images = torch.from_numpy(rng.normal([[0.4, 0.5, 0.6]] * 6 + [[0.5, 0.5, 0.5]] * 5, 0.1)).float()
+        x = images.view(-1, 3, 1, 1).expand(-1, 3, 4, 4)
+        sets = prediction_sets(Centred(), Support(x[1:], torch.tensor([0] * 5 + [1] * 5), ("a", "b")), x[:1])
+        held.append(float(sets[0, 0]))
+    assert abs(np.mean(held) - (1 - smallest_error(5))) < 3 * np.std(held) / n**0.5
 
 
 def test_a_higher_error_rate_gives_smaller_sets_inside_the_larger() -> None:
-    left_out = leave_one_out(Brightness(), SUPPORT)
-    answers = left_out.answers(images_of(torch.linspace(0, 1, 41)))
-    large, small = (prediction_sets(left_out, answers, error=error) for error in (0.2, 0.61))
+    images = images_of(torch.linspace(0, 1, 41))
+    large, small = (prediction_sets(Brightness(), SUPPORT, images, error=error) for error in (0.2, 0.61))
     assert (large | ~small).all()
     assert large.sum() > small.sum()
 
 
-def test_a_clear_image_has_a_set_of_one_class() -> None:
-    left_out = leave_one_out(Brightness(), SUPPORT)
-    sets = prediction_sets(left_out, left_out.answers(images_of(torch.tensor([0.1, 0.8]))))
-    assert sets.tolist() == [[True, False], [False, True]]
+def test_a_clear_image_has_a_set_of_one_class_alone_or_among_others() -> None:
+    images = images_of(torch.tensor([0.2, 0.7, 0.45]))
+    assert prediction_sets(Brightness(), SUPPORT, images)[:2].tolist() == [[True, False], [False, True]]
+    assert torch.equal(prediction_sets(Brightness(), SUPPORT, images[1:2])[0], torch.tensor([False, True]))
 
 
 def test_the_smallest_error_rate_is_that_of_the_number_of_images() -> None:
@@ -243,28 +288,20 @@ def test_the_smallest_error_rate_is_that_of_the_number_of_images() -> None:
 
 
 def test_an_error_rate_that_k_does_not_allow_is_refused_with_what_it_takes() -> None:
-    left_out = leave_one_out(Brightness(), SUPPORT)
-    answers = left_out.answers(SUPPORT.images)
     with pytest.raises(
         ValueError, match=r"4 support images of a allow no error rate below 1 / \(4 \+ 1\) = 0\.200.* 19 im"
     ):
-        prediction_sets(left_out, answers, error=0.05)
+        prediction_sets(Brightness(), SUPPORT, SUPPORT.images, error=0.05)
     with pytest.raises(ValueError, match="error=1: "):
-        prediction_sets(left_out, answers, error=1.0)
-
-
-def test_answers_of_something_else_are_refused() -> None:
-    left_out = leave_one_out(Brightness(), SUPPORT)
-    with pytest.raises(ValueError, match=r"of shape \(8, n, 2\); got \(3, 4, 2\)"):
-        prediction_sets(left_out, torch.full((3, 4, 2), 0.5))
+        prediction_sets(Brightness(), SUPPORT, SUPPORT.images, error=1.0)
 
 
 def test_unequal_classes_each_keep_their_own_promise() -> None:
-    left_out = leave_one_out(Brightness(), support_of([[0.1, 0.2], [0.5, 0.6, 0.7, 0.8, 0.65, 0.55]]))
-    answers = left_out.answers(images_of(torch.linspace(0, 1, 11)))
-    assert prediction_sets(left_out, answers).shape == (11, 2)
+    unequal = support_of([[0.1, 0.2], [0.5, 0.6, 0.7, 0.8, 0.65, 0.55]])
+    images = images_of(torch.linspace(0, 1, 11))
+    assert prediction_sets(Brightness(), unequal, images).shape == (11, 2)
     with pytest.raises(ValueError, match="the 2 support images of a"):
-        prediction_sets(left_out, answers, error=0.2)
+        prediction_sets(Brightness(), unequal, images, error=0.2)
 
 
 # Suspects
@@ -272,24 +309,26 @@ def test_unequal_classes_each_keep_their_own_promise() -> None:
 
 def test_a_planted_wrong_label_is_the_most_suspect() -> None:
     planted = support_of([[0.1, 0.2, 0.75, 0.15, 0.22], [0.6, 0.7, 0.8, 0.65, 0.72]])
-    said = suspects(leave_one_out(Brightness(), planted))
+    said = suspects(Brightness(), planted)
     assert said.order[0] == 2
     assert said.own[2] == said.own.min()
     assert not said.warning
 
 
 def test_a_warning_comes_below_the_threshold_only() -> None:
-    left_out = leave_one_out(Brightness(), SUPPORT)
-    lowest = suspects(left_out).lowest
-    assert suspects(left_out, lowest + 0.01).warning
-    assert not suspects(left_out, lowest).warning
+    lowest = suspects(Brightness(), SUPPORT).lowest
+    assert suspects(Brightness(), SUPPORT, lowest + 0.01).warning
+    assert not suspects(Brightness(), SUPPORT, lowest).warning
 
 
-def test_clean_tasks_raise_the_warning_no_more_often_than_asked(common: LabelledImages) -> None:
-    spec, told = EpisodeSpec(2, 2, 1), {"episodes": 19, "seed": 5, "false_alarms": 0.1}
-    threshold = warning_threshold(learner(common), common, spec, **told)
-    lower = warning_threshold(learner(common), common, spec, **{**told, "false_alarms": 0.05})
-    assert lower < threshold  # the lowest and the second lowest of 19
+def test_clean_tasks_of_no_pair_raise_the_warning_more_often_than_asked(common: LabelledImages) -> None:
+    spec, own = EpisodeSpec(2, 2, 1), learner(common)
+    threshold = warning_threshold(own, common, spec, episodes=19, seed=5)
+    assert warning_threshold(own, common, spec, episodes=19, seed=5, false_alarms=0.05) < threshold
+    drawn = Episodes(common, spec, seed=5)
+    for pair in combinations(range(len(common.classes)), 2):
+        warned = [suspects(own, drawn.episode(drawn.draw(i, pair)).support, threshold).warning for i in range(19)]
+        assert sum(warned) <= 1
 
 
 def test_too_few_episodes_for_a_rate_are_refused(common: LabelledImages) -> None:

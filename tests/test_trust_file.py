@@ -30,7 +30,7 @@ from rareshot.trust_file import NAME, Trust, load_trust, save_trust
 from rareshot.validation import held_out
 
 METHOD = replace(LONGER, test_steps=1)
-FEW = ("--shots", "1", "2", "--episodes", "3", "--slow-episodes", "9", "--threads", "1")
+FEW = ("--shots", "1", "2", "--episodes", "3", "--threads", "1")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def learner(images: LabelledImages) -> EpisodicLearner:
 def trust(learner: EpisodicLearner, images: LabelledImages) -> Trust:
     train, held = held_out(images.common(), 0.2)
     assert held is not None
-    return Trust.of(learner, train, held, shots=(2, 1), episodes=3, slow_episodes=9)
+    return Trust.of(learner, train, held, shots=(2, 1), episodes=3)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_it_is_what_the_functions_of_trust_say_of_held_out_lesions(
     train, held = held_out(images.common(), 0.2)
     assert held is not None
     assert trust.temperatures[2] == temperature_from_tasks(learner, held, EpisodeSpec(2, 2, 6), episodes=3, seed=1)
-    assert trust.thresholds == {2: warning_threshold(learner, held, EpisodeSpec(2, 2, 1), episodes=9, seed=2)}
+    assert trust.thresholds == {2: warning_threshold(learner, held, EpisodeSpec(2, 2, 1), seed=2)}
     assert torch.equal(trust.reference.precision, Reference.of(learner, train, held).precision)
 
 
@@ -120,7 +120,7 @@ def test_calibrate_writes_it_and_says_what_comes_next(
     trust = load_trust(run, load(run))
     assert trust is not None
     assert (sorted(trust.temperatures), sorted(trust.thresholds)) == ([1, 2], [2])
-    assert (trust.way, trust.episodes, trust.slow_episodes) == (2, 3, 9)
+    assert (trust.way, trust.episodes, trust.others) == (2, 3, "")
     told = capsys.readouterr().out
     assert f"k = 2: temperature {trust.temperatures[2]:.2f}, suspects below log odds {trust.thresholds[2]:.2f}" in told
     assert f"next: rareshot adapt {run} --support" in told
@@ -139,7 +139,6 @@ def test_calibrate_writes_it_and_says_what_comes_next(
         ),
         (METHOD, {}, ("--shots", "0"), "shots=0: give numbers from 1"),
         (METHOD, {}, ("--episodes", "0"), "--episodes 0: at least 1 is needed"),
-        (METHOD, {}, ("--slow-episodes", "8"), "--slow-episodes 8: at least 9 are needed"),
         (replace(METHOD, held_out=0.0), {}, (), "was fitted with held_out=0: no lesion is left to measure on"),
         (replace(METHOD, norm="transductive"), {}, (), "is transductive: its answer on an image depends"),
     ],
@@ -182,7 +181,7 @@ def told_with(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (told_with(format=7), "has format 7; this version of rareshot reads 1"),
+        (told_with(format=7), "has format 7; this version of rareshot reads 1 and 2"),
         (told_with(learner="0"), "was measured on another learner"),
         (told_with(way=1), "are no numbers of classes and episodes"),
         (told_with(way=True), "are no numbers of classes and episodes"),
@@ -269,4 +268,4 @@ def test_the_packaged_learner_is_calibrated_for_the_k_of_its_card() -> None:
     for k, temperature in trust.temperatures.items():
         limit = f"{trust.thresholds[k]:.2f}" if k in trust.thresholds else "none"
         assert f"| {k} | {temperature:.2f} | {limit} |" in card
-    assert f"{trust.episodes} tasks for each temperature, {trust.slow_episodes} for each threshold" in card
+    assert f"{trust.episodes} tasks for each temperature" in card

@@ -163,7 +163,7 @@ def _features(predictor: Predictor) -> tuple[Pixels, nn.Module, int]:
             "fit a learner of logistic, svm or centroid"
         )
     learner = run.method.blank(run.size).with_state(predictor.bundle.state)
-    width = learner.features(as_float(predictor.bundle.support.images[:1])).shape[1]  # type: ignore[attr-defined]
+    width = learner.features(as_float(predictor.bundle.support.images[:1])).shape[1]
     if isinstance(learner, SupervisedLearner):
         return learner.pixels, learner.net.backbone, width
     if isinstance(learner, PretrainedLearner):

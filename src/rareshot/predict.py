@@ -29,9 +29,7 @@ from rareshot.methods import METHODS
 from rareshot.methods.pretrained import SIZE
 from rareshot.support_set import COLUMNS, SupportSet, as_float, read_support
 from rareshot.trust import (
-    LeftOut,
     Suspects,
-    leave_one_out,
     prediction_sets,
     smallest_error,
     suspects,
@@ -92,7 +90,7 @@ class Predictor:
     prevalence: Mapping[str, float] = field(default_factory=dict)
     """Share of each class among the patients; empty: classes are equally frequent."""
     sets: bool = False
-    """Make prediction sets too? They cost one adaptation a support image, once."""
+    """Make prediction sets too? Each takes one more pass of the support images."""
 
     def __post_init__(self) -> None:
         if self.prevalence:
@@ -119,7 +117,8 @@ class Predictor:
         told = []
         if self._is_unusual(image):
             told.append(
-                f"unlike the images this learner was fitted on (1 in {round(1 / UNUSUAL)} of those is called so)"
+                f"unlike the images this learner was fitted on (at most 1 in {round(1 / UNUSUAL)} of those is called so), and "
+                f"the support images"
             )
         same = self.bundle.support.position_of(image)
         if same is not None:
@@ -131,24 +130,15 @@ class Predictor:
             told.append("no class is more probable than all others")
         return told
 
-    @cached_property
-    def left_out(self) -> LeftOut:
-        """The support images left out one at a time: one adaptation each.
-
-        Raises:
-            ValueError: if a class has a single image.
-        """
-        return leave_one_out(self.learner, self.bundle.support.support, seed=self.bundle.seed)
-
     def suspects(self) -> Suspects:
         """The support images by suspicion; a warning only where a threshold was measured for so many classes."""
         trust = self.bundle.trust
         found = trust.threshold(self.bundle.shot, len(self.classes)) if trust else None
-        return suspects(self.left_out, found and found[1])
+        return suspects(self.learner, self.bundle.support.support, found and found[1])
 
     def set_of(self, image: Float[Tensor, "3 h w"]) -> tuple[str, ...]:
         """Names of the classes that an image may be of: the prediction set that `promise` speaks of."""
-        among = prediction_sets(self.left_out, self.left_out.answers(image[None].contiguous()))[0]
+        among = prediction_sets(self.learner, self.bundle.support.support, image[None])[0]
         return tuple(name for name, inside in zip(self.classes, among.tolist(), strict=True) if inside)
 
     def promise(self) -> str:
@@ -163,12 +153,12 @@ class Predictor:
     def cautions(self) -> list[str]:
         """What makes all warnings of single images worth little."""
         images = self.bundle.support.images
-        unusual = sum(map(self._is_unusual, images))
+        unusual = sum(self._is_unusual(image, alone=True) for image in images)
         if unusual < MANY_UNUSUAL * len(images):
             return []
         return [
             f"{unusual} of the {len(images)} support images are themselves unlike the images that the learner was fitted on: "
-            f"here that warning says little"
+            f"here that warning only says whether an image is unlike them too"
         ]
 
     @cached_property
@@ -185,11 +175,17 @@ class Predictor:
             probabilities = with_prevalence(probabilities, self.classes, self.prevalence).float()
         return probabilities
 
-    def _is_unusual(self, image: UInt8[Tensor, "3 h w"]) -> bool:
+    def _is_unusual(self, image: UInt8[Tensor, "3 h w"], *, alone: bool = False) -> bool:
+        """Unlike the common diseases and, unless `alone`, unlike the support images too."""
         trust = self.bundle.trust
         if trust is None:
             return False
-        found = trust.reference.typicality(self.learner, as_float(image[None].contiguous()), false_alarms=UNUSUAL)
+        found = trust.reference.typicality(
+            self.learner,
+            as_float(image[None].contiguous()),
+            support=None if alone else self.bundle.support.support,
+            false_alarms=UNUSUAL,
+        )
         return bool(found.is_unusual)
 
 

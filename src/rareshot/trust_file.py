@@ -1,7 +1,8 @@
 """RUN/trust.safetensors: what `rareshot.trust` has to know of the common diseases, measured once (docs/trust.md).
 
 reference/<name>   the `Reference`: what usual images look like to the learner
-metadata           one JSON text, `rareshot`: k → temperature, k → warning threshold, way, episodes, the learner's hash, versions
+metadata           one JSON text, `rareshot`: k → temperature, k → warning threshold, way, episodes, what images of another kind
+                   were known, the learner's hash, versions
 
 The same data and learner give the same file, byte by byte. A classifier's file carries a copy, so that it stands by itself.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from rareshot.checkpoint import load_state, save_state, state_hash, versions
@@ -24,7 +26,9 @@ from rareshot.trust.calibration import HIGHEST, LOWEST
 from rareshot.types import Learner
 
 NAME = "trust.safetensors"
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)
+"""Formats that are read; 1 has thresholds of another score, which are left out, and knows no images of another kind."""
 QUERY = 15
 """Query images a class of the tasks that the temperature is measured on; fewer where a class has not so many."""
 FALSE_ALARMS = 0.1
@@ -52,8 +56,9 @@ class Trust:
     """By k, of the warning of suspect support images."""
     reference: Reference
     episodes: int
-    slow_episodes: int
-    """Of the thresholds: each leaves out every support image in turn."""
+    """Tasks for each temperature."""
+    others: str = ""
+    """Name of the images of another kind whose like the reference finds; empty where it was made with none."""
     versions: Mapping[str, str] = field(default_factory=versions)
 
     @classmethod
@@ -66,10 +71,14 @@ class Trust:
         way: int = 2,
         shots: Sequence[int] = (1, 2, 3, 4, 5),
         episodes: int = 60,
-        slow_episodes: int = 20,
+        others: Float[Tensor, "n 3 h w"] | None = None,
+        others_name: str = "",
         observe: Observe = ignore,
     ) -> "Trust":
         """Measure it; `train` and `held` come from `validation.held_out`.
+
+        Args:
+            others: images that the learner is not for, as phone photographs for a dermoscopy learner; and their name.
 
         Raises:
             ValueError: if a class of `held` has too few lesions, episodes are too few, or the learner is not inductive.
@@ -81,7 +90,7 @@ class Trust:
                 f"shots={', '.join(map(str, shots)) or 'none'}: give numbers from 1 to {smallest - 1}, as the smallest class "
                 f"has {smallest} held-out lesions and one of them is to be judged"
             )
-        costs = [episodes for _ in shots] + [slow_episodes * way * shot for shot in shots if shot > 1]
+        costs = [episodes for _ in shots]
         done = 0
 
         def next_is(what: str, cost: int) -> None:
@@ -90,20 +99,18 @@ class Trust:
             done += cost
 
         next_is("what usual images look like", 0)
-        reference = Reference.of(learner, train, held)
+        reference = Reference.of(learner, train, held, others=others)
         thresholds, temperatures = {}, {}
         for shot in shots:
             if shot > 1:
-                next_is(f"suspects at k = {shot}", slow_episodes * way * shot)
+                next_is(f"suspects at k = {shot}", 0)
                 spec = EpisodeSpec(way, shot, 1)
-                thresholds[shot] = warning_threshold(
-                    learner, held, spec, false_alarms=FALSE_ALARMS, episodes=slow_episodes, seed=2
-                )
+                thresholds[shot] = warning_threshold(learner, held, spec, false_alarms=FALSE_ALARMS, seed=2)
             next_is(f"temperature at k = {shot}", episodes)
             spec = EpisodeSpec(way, shot, min(QUERY, smallest - shot))
             temperatures[shot] = temperature_from_tasks(learner, held, spec, episodes=episodes, seed=1)
         next_is("done", 0)
-        return cls(state_hash(learner.state()), way, temperatures, thresholds, reference, episodes, slow_episodes)
+        return cls(state_hash(learner.state()), way, temperatures, thresholds, reference, episodes, others_name)
 
     def temperature(self, shot: int) -> float:
         """Of the nearest k that was measured; of two as near, the smaller."""
@@ -125,7 +132,7 @@ class Trust:
             "temperatures": {str(k): value for k, value in self.temperatures.items()},
             "thresholds": {str(k): value for k, value in self.thresholds.items()},
             "episodes": self.episodes,
-            "slow_episodes": self.slow_episodes,
+            "others": self.others,
             "versions": dict(self.versions),
         }
 
@@ -143,20 +150,24 @@ def trust_of(told: Any, tensors: Mapping[str, Tensor], learner: str) -> Trust:
     Raises:
         ValueError: if a part is missing, of the wrong kind, or of another learner.
     """
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
-        number = told.get("format") if isinstance(told, dict) else None
-        raise ValueError(f"its calibration has format {number!r}; this version of rareshot reads {FORMAT}")
+    number = told.get("format") if isinstance(told, dict) else None
+    if type(number) is not int or number not in READ:
+        raise ValueError(
+            f"its calibration has format {number!r}; this version of rareshot reads {' and '.join(map(str, READ))}"
+        )
+    old = number == 1
     try:
         if told["learner"] != learner:
             raise ValueError("it was measured on another learner; run `rareshot calibrate` on this one")
-        counts = {name: told[name] for name in ("way", "episodes", "slow_episodes")}
+        counts = {name: told[name] for name in ("way", "episodes")}
         if not all(type(value) is int and value > 0 for value in counts.values()) or counts["way"] < 2:
             raise ValueError(f"{counts} are no numbers of classes and episodes")
         return Trust(
             learner,
             temperatures=_by_shot("temperatures", told["temperatures"], LOWEST * 0.999, HIGHEST * 1.001, least=1),
-            thresholds=_by_shot("thresholds", told["thresholds"], -1e4, 1e4, least=0),
+            thresholds={} if old else _by_shot("thresholds", told["thresholds"], -1e4, 1e4, least=0),
             reference=_reference_of(tensors),
+            others="" if old else str(told["others"]),
             versions=dict(told["versions"]),
             **counts,
         )

@@ -99,6 +99,13 @@ class Learner(Protocol):
         """A classifier for the classes of `support`; the learner stays as it was."""
         ...
 
+    def features(self, images: Float[Tensor, "n c h w"]) -> Any:
+        """(n, features), numbers of a Tensor or an array: what each image is to the learner before it adapts.
+
+        The order of the images permutes the rows. They may depend on which images are sent together, as with `norm=support`.
+        """
+        ...
+
     def state(self) -> State:
         """Everything that `fit` learnt."""
         ...

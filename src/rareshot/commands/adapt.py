@@ -14,8 +14,6 @@ from rareshot.data.files import shown
 from rareshot.machine import keep_memory, use_threads
 from rareshot.predict import Predictor, adapt_to
 
-MOST_LEFT_OUT = 30
-"""Support images up to which each is left out in turn: the cost grows with the square of their number."""
 SHOWN = 10
 """Lines of the ranking."""
 
@@ -83,14 +81,9 @@ def _say_suspects(predictor: Predictor) -> None:
     support, k = bundle.support, bundle.shot
     if k < 2:
         return
-    if len(support.images) > MOST_LEFT_OUT:
-        _say(
-            f"suspects: not looked for; with {len(support.images)} images, more than {MOST_LEFT_OUT}, it would take long"
-        )
-        return
     found = predictor.suspects()
     names = [f"{support.classes[label]}/{name}" for label, name in zip(support.labels, support.names, strict=True)]
-    _say("suspects: probability of each photograph's own label, adapted without it")
+    _say("suspects: probability of each photograph's own label, by the features of the others")
     for at in found.order.tolist()[:SHOWN]:
         _say(f"  {found.own[at]:.3f}  {shown(names[at])}")
     if len(names) > SHOWN:

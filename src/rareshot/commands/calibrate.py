@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 from rareshot.bundle import refuse_transductive
@@ -13,6 +14,9 @@ from rareshot.commands.terminal import CONSOLE, progress
 from rareshot.trust_file import Trust, save_trust
 from rareshot.validation import held_out
 
+FEWEST = 20
+"""Images of another kind, in each half."""
+
 
 @dataclass(frozen=True)
 class Calibrate:
@@ -20,7 +24,7 @@ class Calibrate:
 
     `adapt` and `predict` then give calibrated probabilities, warn of support images that may be mislabelled, and of images
     unlike those that the learner was fitted on. Only lesions of the common classes that were held out of training are
-    asked; the rare ones stay unseen. It takes some minutes on a laptop; most of them go into the suspects.
+    asked; the rare ones stay unseen. It takes some minutes on a laptop.
 
     Example: rareshot calibrate runs/daml --data isic2018/
     """
@@ -33,8 +37,9 @@ class Calibrate:
     """Support images a class to measure for; another k is served by the nearest."""
     episodes: int = 60
     """Tasks for each temperature. Two draws of 60 may differ by some tenths; take 200 or more where time allows."""
-    slow_episodes: int = 20
-    """Tasks for the warning of suspect images, k of 2 and more: each leaves out every support image in turn. At least 9."""
+    others: Path | None = None
+    """Images that the learner is not for, as phone photographs for a dermoscopy learner: a data set, any classes. The warning
+    is tuned to find their like, on half of the patients (groups); the share that is found is said of the other half."""
     machine: tyro.conf.OmitArgPrefixes[Machine] = Machine()
 
 
@@ -42,12 +47,8 @@ def calibrate(args: Sequence[str]) -> None:
     """Parse and run `rareshot calibrate`."""
     options = parse(Calibrate, args, "rareshot calibrate")
     options.machine.start()
-    for name in ("episodes", "slow_episodes"):
-        least = 9 if name == "slow_episodes" else 1
-        if getattr(options, name) < least:
-            raise ValueError(
-                f"--{name.replace('_', '-')} {getattr(options, name)}: at least {least} {'are' if least > 1 else 'is'} needed"
-            )
+    if options.episodes < 1:
+        raise ValueError(f"--episodes {options.episodes}: at least 1 is needed")
     run, learner = read_run(options.run), load_learner(options.run)
     refuse_transductive(str(options.run), learner)
     known = run.data.get("common")
@@ -68,6 +69,9 @@ def calibrate(args: Sequence[str]) -> None:
         raise ValueError(
             f"{options.run} was fitted with held_out=0: no lesion is left to measure on; fit with held_out=0.2"
         )
+    others = load_images(options.others, run.size, ()) if options.others else None
+    if others is not None and min(int((others.groups % 2 == part).sum()) for part in (0, 1)) < FEWEST:
+        raise ValueError(f"{options.others}: each half of the patients needs at least {FEWEST} images")
     with progress("calibrate", 0) as show:
         trust = Trust.of(
             learner,
@@ -76,12 +80,19 @@ def calibrate(args: Sequence[str]) -> None:
             way=getattr(run.method, "way", 2),
             shots=options.shots,
             episodes=options.episodes,
-            slow_episodes=options.slow_episodes,
+            others=None if others is None else others.images(np.flatnonzero(others.groups % 2 == 0)),
+            others_name="" if others is None else others.card.name,
             observe=lambda done, total, what: show(done, total, note=what),
         )
     file = save_trust(options.run, trust)
     for shot, temperature in trust.temperatures.items():
         limit = f", suspects below log odds {trust.thresholds[shot]:.2f}" if shot in trust.thresholds else ""
         CONSOLE.print(f"k = {shot}: temperature {temperature:.2f}{limit}", markup=False)
+    if others is not None:
+        judged = others.images(np.flatnonzero(others.groups % 2 == 1))
+        share = float(trust.reference.typicality(learner, judged).is_unusual.double().mean())
+        CONSOLE.print(
+            f"{share:.1%} of the {len(judged)} other images that were kept for this are called unlike", markup=False
+        )
     CONSOLE.print(f"calibration: {file}", markup=False, soft_wrap=True)
     CONSOLE.print(f"next: rareshot adapt {options.run} --support PHOTOGRAPHS --out FILE", markup=False, soft_wrap=True)

@@ -201,6 +201,12 @@ class MetricLearner:
         net = copy.deepcopy(self.net)  # its norms hold state during the call
         return MetricClassifier(self, *net.summarise(self.pixels(support.images), support.labels, support.way))
 
+    @torch.no_grad()
+    def features(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        """What the embedding makes of the images; its norms see them as a support set."""
+        features: Tensor = copy.deepcopy(self.net).embedding(self.pixels(images))  # its norms hold state during a call
+        return features.flatten(1)
+
     def state(self) -> State:
         """Weights, and the common diseases' pixel statistics."""
         weights = {name: value.detach() for name, value in self.net.learnt().items()}

@@ -239,6 +239,12 @@ class EpisodicLearner:
         )
         return EpisodicClassifier(self, moved, moments)
 
+    @torch.no_grad()
+    def features(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        """What the backbone makes of the images at the initial weights; the norm sees them as a support set."""
+        features: Tensor = copy.deepcopy(self.net).backbone(self.pixels(images))  # its norms hold state during a call
+        return features
+
     def state(self) -> State:
         """Weights, and the common diseases' pixel statistics."""
         weights = {name: value.detach() for name, value in self.net.learnt().items()}

@@ -1,13 +1,13 @@
 """Prediction sets that hold the true class as often as promised, from k images a class.
 
-Barber, Candès, Ramdas, Tibshirani: Predictive inference with the jackknife+, Annals of Statistics 49, 2021, arXiv
-1905.02928: their jackknife-minmax, for each class by itself (Vovk, Conditional validity of inductive conformal
-predictors, ACML 2012). Each support image is scored by the classifier that has not seen it; a new image is scored, for each
-class, by all the classifiers that left out an image of that class, and the most favourable score counts. A class is left
-out of the set when the new image fits it worse than nearly all of its own k images did.
+Full conformal prediction, class by class (Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005; Vovk,
+Conditional validity of inductive conformal predictors, ACML 2012). A new image is put among the images of a class as if it
+were one of them, and each of these n + 1 is scored by the n others and by the other classes (`rareshot.trust.centroids`). The
+scoring treats all alike, so if the class is right the new image is as likely as any other to fit worst. The class is left
+out of the set when the new image fits it worse than nearly all of the class's own do.
 
 For a new image of class c, exchangeable with the k of class c, the set holds c with probability at least 1 - error,
-whatever the learner and the images' distribution. Plain jackknife+ would promise 1 - 2 · error only.
+whatever the learner and the images' distribution; and, but for ties and the steps of 1 / (k + 1), no more often than that.
 """
 
 import math
@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rareshot.trust.left_out import LeftOut, class_log_odds, counts
+from rareshot.trust.centroids import features_of, own_log_odds
+from rareshot.trust.left_out import counts, refuse_single
+from rareshot.types import Learner, Support
 
 
 def smallest_error(n: int) -> float:
@@ -33,24 +35,19 @@ def smallest_error(n: int) -> float:
 
 
 def prediction_sets(
-    left_out: LeftOut, answers: Float[Tensor, "s n way"], *, error: float | None = None
+    learner: Learner, support: Support, images: Float[Tensor, "n 3 h w"], *, error: float | None = None
 ) -> Bool[Tensor, "n way"]:
-    """Which classes each image may be of. An empty row: it fits none as the support images fit theirs.
+    """Which classes each image may be of, each image by itself. An empty row: it fits none as the support images fit theirs.
 
     Args:
-        answers: `left_out.answers(images)`. Temperature and prevalence change nothing here for two classes.
         error: of each class's images, at most this share have a set without their class; None: the smallest that the
             smallest class allows. A rate between two multiples of 1 / (n + 1) is as the lower one.
 
     Raises:
-        ValueError: if `error` is smaller than the smallest class allows, or not below 1; or `answers` has another shape.
+        ValueError: if the learner is not inductive, a class has a single image, or `error` is smaller than the smallest
+            class allows, or not below 1.
     """
-    support = left_out.support
-    if answers.ndim != 3 or (answers.shape[0], answers.shape[2]) != (len(support.labels), support.way):
-        raise ValueError(
-            f"answers must be those of left_out.answers(images), of shape ({len(support.labels)}, n, {support.way}); "
-            f"got {tuple(answers.shape)}"
-        )
+    refuse_single(support)
     smallest, name = min(zip(counts(support), support.classes, strict=True))
     least = smallest_error(smallest)
     error = least if error is None else error
@@ -60,12 +57,13 @@ def prediction_sets(
             f"1 / ({smallest} + 1) = {least:.3f}; ask for {math.ceil(1000 * least) / 1000:g} or more (below 1)"
             + (f", or give at least {math.ceil(1 / error - 1 - 1e-9)} images a class" if 0 < error < 1 else "")
         )
-    own, others = class_log_odds(left_out.probabilities), class_log_odds(answers)
-    sets = torch.zeros(answers.shape[1:], dtype=torch.bool)
-    for label in range(support.way):
-        of_class = support.labels == label
-        known = own[of_class, label]
-        best = others[of_class, :, label].amax(0)
-        worse_or_equal = (known[:, None] <= best).sum(0)  # how many of the class's own fit no better
-        sets[:, label] = 1 + worse_or_equal > error * (len(known) + 1) + 1e-9
+    sets = torch.zeros(len(images), support.way, dtype=torch.bool)
+    for row, image in enumerate(images):
+        # Together, and anew for each image: features may depend on the whole batch, and all n + 1 must be treated alike.
+        features = features_of(learner, torch.cat([support.images, image[None]]))
+        for label in range(support.way):
+            labels = torch.cat([support.labels, torch.tensor([label])])
+            odds = own_log_odds(features, labels, support.way)[labels == label]
+            no_better = (odds <= odds[-1]).sum()  # itself included
+            sets[row, label] = no_better > error * len(odds) + 1e-9
     return sets

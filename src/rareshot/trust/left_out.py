@@ -1,4 +1,4 @@
-"""Leave-one-out: the learner adapted without each support image in turn. Suspects, sets, temperature and spread share it."""
+"""Leave-one-out: the learner adapted without each support image in turn. A task's own temperature and the spread rest on it."""
 
 from dataclasses import dataclass
 
@@ -34,12 +34,7 @@ def leave_one_out(learner: Learner, support: Support, *, seed: int = 0) -> LeftO
         ValueError: if the learner is not inductive, or a class has a single image and would be left empty.
     """
     refuse_transductive(learner)
-    single = [name for name, n in zip(support.classes, counts(support), strict=True) if n < 2]
-    if single:
-        raise ValueError(
-            f"to leave one image out, every class needs at least 2; there is a single one of {', '.join(single)}: "
-            "give more images, or do without what is learnt from leaving out"
-        )
+    refuse_single(support)
     classifiers, own = [], []
     for i in range(len(support.labels)):
         others = [j for j in range(len(support.labels)) if j != i]
@@ -47,6 +42,20 @@ def leave_one_out(learner: Learner, support: Support, *, seed: int = 0) -> LeftO
         classifiers.append(classify)
         own.append(classify(support.images[i : i + 1])[0])
     return LeftOut(support, tuple(classifiers), torch.stack(own))
+
+
+def refuse_single(support: Support) -> None:
+    """Refuse a class that would be empty without one of its images.
+
+    Raises:
+        ValueError: naming the classes.
+    """
+    single = [name for name, n in zip(support.classes, counts(support), strict=True) if n < 2]
+    if single:
+        raise ValueError(
+            f"to leave one image out, every class needs at least 2; there is a single one of {', '.join(single)}: "
+            "give more images, or do without what is learnt from leaving out"
+        )
 
 
 def counts(support: Support) -> list[int]:

@@ -1,20 +1,21 @@
 """Which support images may be mislabelled, or may be poor examples: those that the others do not expect.
 
-The probability of an image's own label, by the classifier that has not seen it. A warning says that a support set looks
-worse than nearly all clean ones do; its threshold comes from clean tasks of common diseases.
+How well an image fits its own label, by the other images' features (`rareshot.trust.centroids`): no adaptation. A warning says
+that a support set looks worse than nearly all clean ones do; its threshold comes from clean tasks of common diseases.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.trust.left_out import LeftOut, class_log_odds, leave_one_out
-from rareshot.types import Learner
+from rareshot.trust.centroids import features_of, own_log_odds
+from rareshot.trust.left_out import refuse_single
+from rareshot.types import Learner, Support
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Suspects:
     """Support images by suspicion."""
 
     own: Float[Tensor, " s"]
-    """Probability of each image's own label, adapted without it."""
+    """Probability of each image's own label, by the features of the others."""
     order: Int[Tensor, " s"]
     """Numbers of the images, the most suspect first."""
     lowest: float
@@ -31,17 +32,21 @@ class Suspects:
     """Is `lowest` below the threshold? Always False where there is none."""
 
 
-def suspects(left_out: LeftOut, threshold: float | None = None) -> Suspects:
+def suspects(learner: Learner, support: Support, threshold: float | None = None) -> Suspects:
     """Rank the support images.
 
     Args:
         threshold: from `warning_threshold`; None: rank only, never warn.
+
+    Raises:
+        ValueError: if the learner is not inductive, or a class has a single image.
     """
-    labels = left_out.support.labels[:, None]
-    own = left_out.probabilities.gather(1, labels)[:, 0]
-    odds = class_log_odds(left_out.probabilities).gather(1, labels)[:, 0]
+    refuse_single(support)
+    odds = own_log_odds(features_of(learner, support.images), support.labels, support.way)
     lowest = float(odds.min())
-    return Suspects(own, odds.argsort(stable=True), lowest, threshold is not None and lowest < threshold)
+    return Suspects(
+        odds.sigmoid().float(), odds.argsort(stable=True), lowest, threshold is not None and lowest < threshold
+    )
 
 
 def warning_threshold(
@@ -50,19 +55,19 @@ def warning_threshold(
     spec: EpisodeSpec,
     *,
     false_alarms: float = 0.1,
-    episodes: int = 30,
+    episodes: int = 60,
     seed: int = 0,
 ) -> float:
-    """The `lowest` below which at most a share `false_alarms` of clean support sets lie.
+    """The `lowest` below which at most a share `false_alarms` of clean support sets lie, whichever common diseases they are of.
 
-    The m-th smallest of the episodes', m = ⌊false_alarms · (episodes + 1)⌋: a further clean task of the same kind lies
-    below it with probability at most `false_alarms`. It costs way · k adaptations an episode.
+    The lowest over all choices of `way` diseases; for each, the m-th smallest of the episodes', m = ⌊false_alarms · (episodes
+    + 1)⌋: a further clean task of these diseases lies below it with probability at most `false_alarms`.
 
     Args:
         held: common diseases' lesions that the learner was not trained on, labels taken to be right.
 
     Raises:
-        ValueError: if the episodes are too few for the rate, or as `leave_one_out` does.
+        ValueError: if the episodes are too few for the rate, or as `suspects` does.
     """
     if not 0 < false_alarms < 1:
         raise ValueError(f"false_alarms={false_alarms} must be between 0 and 1")
@@ -73,5 +78,9 @@ def warning_threshold(
             f"at least {math.ceil(1 / false_alarms - 1)} are needed"
         )
     drawn = Episodes(held, spec, seed=seed)
-    lowest = [suspects(leave_one_out(learner, drawn[i].support, seed=i)).lowest for i in range(episodes)]
-    return float(torch.tensor(lowest, dtype=torch.float64).sort().values[number - 1])
+
+    def of(classes: tuple[int, ...]) -> float:
+        supports = (drawn.episode(drawn.draw(i, classes)).support for i in range(episodes))
+        return sorted(suspects(learner, support).lowest for support in supports)[number - 1]
+
+    return min(of(classes) for classes in combinations(range(len(held.classes)), spec.way))

@@ -5,6 +5,9 @@ Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018, here without 
 Wolf 2004). What stands for an image: 22 numbers of colour and sharpness (at 64 pixels), which need no network; and for conv4,
 mean and deviation of the maps of its third block at the learner's own weights, normalised by the reference images' moments,
 not by the support's.
+
+Where images of another kind are at hand (phone photographs, for a dermoscopy learner), one direction counts more: Fisher's,
+which tells them from the common diseases best. Few images show it, and it finds their like far more often than distance alone.
 """
 
 import copy
@@ -26,13 +29,16 @@ from rareshot.backbones.conv4 import Conv4
 from rareshot.backbones.norms import Moments, frozen_by, needs_moments, norms_of, recording
 from rareshot.data.collection import LabelledImages
 from rareshot.trust.left_out import refuse_transductive
-from rareshot.types import Learner, State
+from rareshot.types import Learner, State, Support
 
 Array = npt.NDArray[Any]
 BLOCK = 3
 """conv4's block whose maps are described: chosen on one half of the phone photographs, judged on the other."""
 PER_CLASS = 400
 """Most training images of a class that the reference is made of."""
+WEIGHT = 100.0
+"""Of the direction towards images of another kind, in squared deviations of the common ones. Chosen by one half of the phone
+photographs' patients, halved again."""
 LEVELS = 1001
 """Quantiles of the distance that are kept."""
 BATCH = 200
@@ -42,7 +48,7 @@ class Typicality(NamedTuple):
     """How usual images are."""
 
     distance: Float[Tensor, " n"]
-    """Squared Mahalanobis distance."""
+    """Squared Mahalanobis distance: to the common diseases, or to a class of the support set that is nearer."""
     share: Float[Tensor, " n"]
     """Share of held-out common lesions, classes counted alike, that lie as far out or further."""
     is_unusual: Bool[Tensor, " n"]
@@ -63,10 +69,21 @@ class Reference:
     """Of the network's norm layers over reference images; empty where it needs none."""
 
     @classmethod
-    def of(cls, learner: Learner, train: LabelledImages, held: LabelledImages, *, seed: int = 0) -> "Reference":
+    def of(
+        cls,
+        learner: Learner,
+        train: LabelledImages,
+        held: LabelledImages,
+        *,
+        others: Float[Tensor, "n 3 h w"] | None = None,
+        seed: int = 0,
+    ) -> "Reference":
         """Summary of common diseases: moments from `train`, quantiles from one image of each lesion of `held`.
 
         Classes count alike in both. The two come from `validation.held_out`.
+
+        Args:
+            others: images that the learner is not for, whose like are to be found; None: none are known.
 
         Raises:
             ValueError: if the learner is not inductive, or either part has too few images.
@@ -86,7 +103,12 @@ class Reference:
         moments = _moments(learner, train.images(chosen[: 2 * BATCH]))
         described = _described(learner, train, chosen, moments)
         mean, std = described.mean(0), np.maximum(described.std(0), 1e-6)
-        precision = LedoitWolf().fit((described - mean) / std).precision_
+        fitted = LedoitWolf().fit((described - mean) / std)
+        precision = fitted.precision_
+        if others is not None:
+            far = (_described_all(learner, others, moments) - mean) / std
+            towards = np.linalg.solve(fitted.covariance_ + LedoitWolf().fit(far).covariance_, far.mean(0))
+            precision = precision + WEIGHT * np.outer(towards, towards) / (towards @ fitted.covariance_ @ towards)
         blank = cls(_float(mean), _float(std), _float(precision), torch.zeros(LEVELS), moments)
         distances = blank._distances(_described(learner, held, judged, moments))
         labels = held.labels[judged]
@@ -94,12 +116,19 @@ class Reference:
         return cls(blank.mean, blank.std, blank.precision, _float(quantiles), moments)
 
     def typicality(
-        self, learner: Learner, images: Float[Tensor, "n 3 h w"], *, false_alarms: float = 0.05
+        self,
+        learner: Learner,
+        images: Float[Tensor, "n 3 h w"],
+        *,
+        support: Support | None = None,
+        false_alarms: float = 0.05,
     ) -> Typicality:
         """How usual each image is, by itself.
 
         Args:
             learner: the one that the reference was made with.
+            support: images that are known to belong here. An image that is near a class of them is as usual as one near the
+                common diseases; so it can only take warnings back.
             false_alarms: share of common lesions, classes counted alike, that would be called unusual.
 
         Raises:
@@ -107,13 +136,20 @@ class Reference:
         """
         if not 0 < false_alarms < 1:
             raise ValueError(f"false_alarms={false_alarms} must be between 0 and 1")
-        described = np.concatenate([describe(learner, part, self.moments) for part in torch.split(images, BATCH)])
+        described = _described_all(learner, images, self.moments)
         if described.shape[1] != len(self.mean):
             raise ValueError(
                 f"this reference describes an image by {len(self.mean)} numbers, the learner by {described.shape[1]}: "
                 "it was made with another learner; make it anew"
             )
         distances = self._distances(described)
+        if support is not None:
+            known = _described_all(learner, support.images, self.moments)
+            for label in range(support.way):
+                own = known[support.labels.numpy() == label]
+                # The mean of n images is uncertain itself: (n + 1) / n times the variance of one.
+                near = self._distances(described - own.mean(0) + self.mean.double().numpy()) * len(own) / (len(own) + 1)
+                distances = np.minimum(distances, near)
         # The first quantile that is at least the distance: 1 - its level is the share beyond.
         at = np.searchsorted(self.quantiles.double().numpy(), distances)
         share = np.clip(1 - at / (LEVELS - 1), 0, 1)
@@ -202,6 +238,10 @@ def _moments(learner: Learner, images: Float[Tensor, "n 3 h w"]) -> tuple[Moment
     with torch.no_grad(), recording(backbone) as layers:
         backbone(learner.pixels(images))  # type: ignore[attr-defined]
         return tuple(layer.recorded for layer in layers if layer.recorded is not None)
+
+
+def _described_all(learner: Learner, images: Float[Tensor, "n 3 h w"], moments: Sequence[Moments]) -> Array:
+    return np.concatenate([describe(learner, part, moments) for part in torch.split(images, BATCH)])
 
 
 def _described(learner: Learner, images: LabelledImages, indices: Array, moments: Sequence[Moments]) -> Array:

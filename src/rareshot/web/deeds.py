@@ -110,7 +110,6 @@ class Deeds:
     def check(self, session: Session) -> Iterator[Updates]:
         """The labels are checked."""
         parts = self.parts
-        yield {parts.suspects: view.working("Leaving out one photograph after another: some seconds")}
         found = session.suspects()
         support = session.learned().bundle.support
         names = [f"{support.classes[label]}: {name}" for label, name in zip(support.labels, support.names, strict=True)]

@@ -28,8 +28,6 @@ from rareshot.web.limits import MOST_CONDITIONS, MOST_NEW, MOST_OF_A_CONDITION, 
 from rareshot.web.why import Why, why
 
 REPORT = "report.html"
-MOST_LEFT_OUT = 30
-"""Photographs up to which labels are checked: each is left out in turn."""
 
 
 class EndedError(ValueError):
@@ -255,17 +253,12 @@ class Session:
         """The photographs by how little their own label is expected by the others.
 
         Raises:
-            ValueError: if there are too few photographs for that, or too many.
+            ValueError: if there are too few photographs for that.
         """
         with self.alone():
             bundle = self.learned().bundle
             if bundle.shot < 2:
                 raise ValueError("Labels can be checked only with 2 photographs of each condition or more: add some.")
-            if len(bundle.support.images) > MOST_LEFT_OUT:
-                count = len(bundle.support.images)
-                raise ValueError(
-                    f"With {count} photographs the check would take long; it is made for up to {MOST_LEFT_OUT}."
-                )
             return self.learned().suspects()
 
     def download(self, name: str) -> Path | None:

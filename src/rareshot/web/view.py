@@ -119,8 +119,8 @@ def suspect_list(found: Suspects, names: Sequence[str], pictures: Sequence[str])
             f"photograph does in 9 of 10 clean sets of common diseases.</p>"
         )
     return (
-        f'<div class="rs-note rs-note" role="status"><p>How probable each photograph’s own condition is to a classifier that has '
-        f"not seen it. Look at the first ones again: is their condition right? With few photographs even right ones can be "
+        f'<div class="rs-note rs-note" role="status"><p>How probable each photograph’s own condition is by its likeness to the '
+        f"others. Look at the first ones again: is their condition right? With few photographs even right ones can be "
         f'low.</p><ol class="rs-suspects">{rows}</ol>{more}</div>'
     )
 
