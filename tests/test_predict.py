@@ -74,7 +74,7 @@ def calibrated(run: Path, made: LabelledImages) -> Path:
     train, held = held_out(made.common(), 0.5)
     assert held is not None
     reference = Reference.of(learner, train, held)
-    save_trust(run, Trust(state_hash(learner.state()), 2, {1: 2.0, 3: 3.0}, {3: 90.0}, reference, 60, 20))
+    save_trust(run, Trust(state_hash(learner.state()), 2, {1: 2.0, 3: 3.0}, {3: 90.0}, reference, 60))
     return run
 
 
