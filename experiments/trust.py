@@ -36,6 +36,7 @@ from rareshot.trust import (
     temperature_from_support,
     temperature_from_tasks,
     warning_threshold,
+    with_prevalence,
     with_temperature,
 )
 from rareshot.types import Episode, Learner, Support
@@ -128,7 +129,7 @@ def main(
     measure("typicality", "rare", 0, lambda: typicality_of_rare(rare, reference, learner, shot))
     measure("suspects", "rare", episodes, lambda: planted(rare, learner, threshold, shot, episodes))
     measure("prediction sets", "rare", episodes, lambda: covered(rare, learner, shot, episodes))
-    measure("calibration", "rare", episodes, lambda: calibration(rare, learner, temperature, spec, episodes))
+    measure("calibration", "rare", episodes, lambda: calibration(rare, learner, temperature, shot, episodes))
     measure(
         "left out", "rare", slow_episodes, lambda: left_out_figures(rare, learner, temperature, shot, slow_episodes)
     )
@@ -169,18 +170,40 @@ def typicality_of_rare(rare: LabelledImages, reference: Reference, learner: Lear
     }
 
 
-def calibration(
-    rare: LabelledImages, learner: Learner, temperature: float, spec: EpisodeSpec, count: int
-) -> dict[str, Any]:
-    """ECE and Brier score, all episodes' queries pooled, before and after the temperature from tasks."""
-    drawn = Episodes(rare, spec, seed=3)
-    raw, labels = [], []
+def calibration(rare: LabelledImages, learner: Learner, temperature: float, shot: int, count: int) -> dict[str, Any]:
+    """ECE and Brier score in the `full` protocol, all episodes' queries pooled, before and after the temperature from tasks.
+
+    Two readings. All remaining lesions, where one class is up to three times as frequent as the other: with the prevalence
+    that an episode has, and with none. And as many lesions of both classes, the first QUERY of each.
+    """
+    drawn = Episodes(rare, EpisodeSpec(2, shot, None), seed=0)
+    raw, labels, classes = [], [], []
     for i in range(count):
         episode = drawn[i]
         raw.append(learner.adapt(episode.support, seed=i)(episode.query_x).double())
         labels.append(episode.query_y)
-    scales = {"raw": 1.0, "temperature from tasks": temperature}
-    return {by: pooled([with_temperature(p, scale) for p in raw], labels) for by, scale in scales.items()}
+        classes.append(episode.classes)
+    tempered = [with_temperature(p, temperature) for p in raw]
+    known = [at_its_prevalence(p, y, names) for p, y, names in zip(tempered, labels, classes, strict=True)]
+    equal = [torch.cat([(y == c).nonzero()[:QUERY, 0] for c in range(2)]) for y in labels]
+    few = [y[at] for y, at in zip(labels, equal, strict=True)]
+    return {
+        "all lesions": {
+            "raw": pooled(raw, labels),
+            "temperature": pooled(tempered, labels),
+            "temperature and prevalence": pooled(known, labels),
+        },
+        "as many of each class": {
+            "raw": pooled([p[at] for p, at in zip(raw, equal, strict=True)], few),
+            "temperature": pooled([p[at] for p, at in zip(tempered, equal, strict=True)], few),
+        },
+    }
+
+
+def at_its_prevalence(p: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Tensor:
+    """Where the shares of the classes among the query images are known."""
+    shares = labels.bincount(minlength=len(classes)) / len(labels)
+    return with_prevalence(p, classes, dict(zip(classes, shares.tolist(), strict=True)))
 
 
 def planted(rare: LabelledImages, learner: Learner, threshold: float, shot: int, count: int) -> dict[str, Any]:
