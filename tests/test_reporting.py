@@ -157,6 +157,7 @@ def test_difference_is_paired_over_the_episodes_that_both_have(tmp_path: Path) -
     assert _cell(section, "MAML", "Difference") == f"{100 * expected.mean:+.1f}"
     assert _cell(section, "MAML", "95 % over episodes") == f"{low} to {high}"
     assert _cell(section, "MAML", "Episodes") == "6"
+    assert _cell(section, "MAML", "p over seeds") == _cell(section, "MAML", "p, Holm") == "–"
     assert "Only the first episodes" in section.text
 
 
@@ -167,6 +168,19 @@ def test_seeds_are_averaged_before_the_difference_and_only_those_of_both(tmp_pat
     means = [100 * (_auc(maml[0]) - _auc(daml[1])).mean(), 100 * (_auc(maml[1]) - _auc(daml[0])).mean()]
     assert _cell(section, "MAML", "each seed") == ", ".join(f"{mean:+.1f}" for mean in means)
     assert _cell(section, "MAML", "Difference") == f"{np.mean(means):+.1f}"
+
+
+def test_p_asks_the_training_seeds_however_many_the_episodes(tmp_path: Path) -> None:
+    for seed, shift in enumerate((1.4, 0.6, 1.3)):  # every episode of a seed agrees, the seeds do not
+        write_evaluation(tmp_path / f"m{seed}", "maml", shift, seed=seed)
+        write_evaluation(tmp_path / f"d{seed}", "daml", 1.0, seed=seed)
+        write_evaluation(tmp_path / f"a{seed}", "anil", 0.5 + 0.01 * seed, seed=seed)
+    (section,) = difference_sections(_part(tmp_path))
+    maml, anil = (float(_cell(section, row, "p over seeds")[-4:]) for row in ("MAML", "ANIL"))
+    assert maml > 0.1
+    assert anil < 0.05
+    assert _cell(section, "ANIL", "p, Holm") != _cell(section, "ANIL", "p over seeds")
+    assert "Holm's correction counts these tests of the table: 2." in " ".join(section.text.split())
 
 
 def test_other_episodes_are_not_paired(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rareshot.gathered import Array, Evaluation, same_episodes
 from rareshot.paper_figures import critical_difference
 from rareshot.report import Figure, Section, Table
 from rareshot.reporting.lines import EPISODES, Line, Part
-from rareshot.reporting.tables import interval_text, points
+from rareshot.reporting.tables import NONE, interval_text, points
 from rareshot.results import read_queries
 from rareshot.statistics import Interval, Paired, average_ranks, bootstrap_pairs_over_groups, paired
 
@@ -59,21 +59,23 @@ def _differences(part: Part, daml: Line, protocol: str) -> Section | None:
                 found.append((line, shot, same, paired(ours, theirs, kind="over episodes")))
     if not found:
         return None
+    of_seeds = [_over_seeds(pairs) for _, _, pairs, _ in found]
+    corrected = iter(holm([result.p_value for result in of_seeds if result]))
     rows = []
-    for (line, shot, pairs, result), corrected in zip(found, holm([each[-1].p_value for each in found]), strict=True):
-        count = _count(pairs)
-        each = ", ".join(points(100 * float((a.aucs[:count] - b.aucs[:count]).mean())) for a, b in pairs)
+    for (line, shot, pairs, result), seeds in zip(found, of_seeds, strict=True):
         rows.append(
             (
                 line.label,
                 str(shot),
                 points(100 * result.mean),
-                each,
-                interval_text(result.interval),
+                ", ".join(points(100 * value) for value in _each_seed(pairs)),
+                interval_text(seeds.interval if seeds else None),
+                _p(seeds.p_value) if seeds else NONE,
+                _p(next(corrected)) if seeds else NONE,
                 interval_text(_over_lesions(pairs[0])),
+                interval_text(result.interval),
                 _p(result.p_value),
-                _p(corrected),
-                str(count),
+                str(_count(pairs)),
             )
         )
     header = (
@@ -81,21 +83,26 @@ def _differences(part: Part, daml: Line, protocol: str) -> Section | None:
         "k",
         "Difference",
         "each seed",
-        "95 % over episodes",
-        "95 % over lesions",
-        "p",
+        "95 % over seeds",
+        "p over seeds",
         HOLM,
+        "95 % over lesions",
+        "95 % over episodes",
+        "p over episodes",
         "Episodes",
     )
+    tests = sum(result is not None for result in of_seeds)
     shorter = dict.fromkeys(line.label for line, _, pairs, _ in found if _count(pairs) < EPISODES)
     text = f"""
     Mean AUC of each method minus that of {daml.label}, in points, on the same episodes of the {protocol} protocol, with the same
-    training seeds: below 0, {daml.label} is better. Seeds are averaged before the differences are taken. p is of the paired t
-    test; Holm's correction counts the tests of this table: {len(found)}.
+    training seeds: below 0, {daml.label} is better. p is of the paired t test.
 
-    The interval over episodes, and p with it, asks whether other episodes drawn from the same lesions would say the same. The one
-    over lesions, of the first seed, asks for other patients, and is the one to trust for that. Neither asks for other training
-    seeds: only the column with each seed shows those.
+    Which method is better is asked of the training seeds: each seed gives one difference, and two seeds or more an interval
+    and a p. Holm's correction counts these tests of the table: {tests}. With one seed there is none: trained again, the order may
+    turn.
+
+    The interval over lesions, of the first seed, asks for other patients. The one over episodes, seeds averaged first, and p with
+    it, only ask whether these very networks would differ on other episodes drawn from the same lesions.
 
     {f"Only the first episodes, those that both methods have, count for {'; '.join(shorter)}." if shorter else ""}
 
@@ -144,6 +151,18 @@ def _mean(evaluations: Sequence[Evaluation], count: int) -> Array:
     """AUC of each of the first episodes, averaged over training seeds."""
     mean: Array = np.mean([each.aucs[:count] for each in evaluations], axis=0)
     return mean
+
+
+def _each_seed(pairs: Pairs) -> list[float]:
+    """Mean difference of each training seed."""
+    count = _count(pairs)
+    return [float((first.aucs[:count] - second.aucs[:count]).mean()) for first, second in pairs]
+
+
+def _over_seeds(pairs: Pairs) -> Paired | None:
+    """None with a single seed."""
+    each = _each_seed(pairs)
+    return paired(each, [0.0] * len(each), kind="over seeds") if len(each) > 1 else None
 
 
 def _count(pairs: Pairs) -> int:
