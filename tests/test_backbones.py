@@ -6,7 +6,7 @@ import torch
 
 from rareshot.backbones import BACKBONES, NORM_MODES, NormMode, build
 from rareshot.backbones.conv4 import Conv4
-from rareshot.backbones.norms import EpisodicNorm, inductive, needs_moments, norms_of
+from rareshot.backbones.norms import EpisodicNorm, _moments, inductive, needs_moments, norms_of
 from rareshot.backbones.resblocks import ResBlocks
 from rareshot.inner import adapt_to_support, query_logits
 
@@ -182,3 +182,16 @@ def test_tasknorm_begins_half_way_between_support_and_image() -> None:
     squares = ((x**2).mean((0, 2, 3)).view(1, -1, 1, 1) + (x**2).mean((2, 3), keepdim=True)) / 2
     expected = (x - pooled) / (squares - pooled**2 + 1e-5).sqrt()
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_moments_are_mean_and_biased_variance_with_a_graph_and_without(layout: torch.memory_format) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 8, 5, 4, dtype=torch.float64, generator=draw).add(100).contiguous(memory_format=layout)
+    var, mean = torch.var_mean(x, (0, 2, 3), unbiased=False)
+    for given in (x, x.clone().requires_grad_()):
+        told = _moments(given)
+        torch.testing.assert_close(told.mean, mean, rtol=1e-12, atol=0)
+        torch.testing.assert_close(told.var, var, rtol=1e-12, atol=0)
+        assert told.images == 3
+    assert torch.autograd.gradgradcheck(lambda x: _moments(x)[:2], x.requires_grad_())

@@ -70,9 +70,9 @@ class EpisodicNorm(nn.Module):
         """Each channel normalised, scaled and shifted."""
         if self.mode == "group":
             return F.group_norm(x, GROUPS, self.weight, self.bias, EPS)
-        if self.recording:
-            self.recorded = _moments(x)
         moments = self.frozen or _moments(x)
+        if self.recording:
+            self.recorded = moments
         if self.mode == "tasknorm":
             return self._blend(x, moments)
         # Written out: F.batch_norm gives no gradient through statistics that are handed to it, and its second
@@ -137,8 +137,12 @@ def frozen_by(net: nn.Module, moments: list[Moments]) -> Iterator[None]:
 
 
 def _moments(x: Tensor) -> Moments:
-    var, mean = torch.var_mean(x, (0, 2, 3), unbiased=False)
-    return Moments(mean, var, len(x))
+    """Mean and biased variance. On a CPU with channels last torch.var_mean takes 30 times as long as either of these."""
+    if x.device.type == "cpu" and not (torch.is_grad_enabled() and x.requires_grad):
+        return Moments(*torch.batch_norm_update_stats(x, None, None, 0.0), len(x))
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    mean = pixels.mean(0)
+    return Moments(mean, (pixels - mean).square().mean(0), len(x))
 
 
 def _channels(values: Tensor) -> Tensor:

@@ -219,6 +219,7 @@ DESIGNS = (
     Design("torchopt", peers.torchopt, "torchopt", orders=(True,)),
     TEXTBOOK,
     VMAP,
+    Design("learn2learn, its own layout", peers.learn2learn, "learn2learn", layouts=(False,)),
     Design(
         "learn2learn, as people run it",
         peers.learn2learn,
@@ -254,6 +255,7 @@ META_TEST = (
     OUR_ANSWERS,
     PLAIN_ANSWERS,
     Design("learn2learn", peers.learn2learn_answers, "learn2learn"),
+    Design("learn2learn, its own layout", peers.learn2learn_answers, "learn2learn", layouts=(False,)),
     TEXTBOOK_ANSWERS,
 )
 """Designs that answer instead."""
