@@ -38,7 +38,7 @@ def main(
     out: Path,
     size: int = 32,
     iterations: int = 200,
-    seeds: int = 3,
+    seeds: tuple[int, ...] = (0, 1, 2),
     episodes: int = 200,
     threads: int | None = None,
 ) -> None:
@@ -49,7 +49,7 @@ def main(
         out: JSON lines, one a run.
         size: pixels.
         iterations: of training; the warm-up is half of them.
-        seeds: training seeds 0 to seeds - 1.
+        seeds: training seeds. Two processes with other seeds may write to one `out`.
         episodes: of held-out common lesions, the same for every run.
         threads: None: all cores.
     """
@@ -59,7 +59,7 @@ def main(
     _, held = held_out(common, 0.2)
     assert held is not None
     judged = Episodes(held, EpisodeSpec(2, 5, 15), seed=1)
-    for seed in range(seeds):
+    for seed in seeds:
         for name, changes in DESIGNS.items():
             method = replace(MAML(iterations=iterations, warmup=iterations // 2, validate_every=iterations), **changes)
             key = {"design": name, "seed": seed, "size": size, "method": config.to_json(method)}

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
+from trust import with_a_wrong_label
 
 from rareshot.checkpoint import load_learner, read_run, state_hash, versions
 from rareshot.data.collection import LabelledImages
@@ -26,7 +27,7 @@ from rareshot.machine import keep_memory, use_threads
 from rareshot.trust import Reference, leave_one_out, prediction_sets, smallest_error, suspects
 from rareshot.trust.centroids import features_of, own_log_odds
 from rareshot.trust.left_out import class_log_odds
-from rareshot.types import Episode, Learner, Support
+from rareshot.types import Learner, Support
 from rareshot.validation import held_out
 
 MOST_SUSPECT = 3
@@ -131,15 +132,6 @@ def planted(
         "planted_among_most_suspect": float(np.mean([hit for part in hits.values() for hit in part])),
         "by_pair": {pair: [float(np.mean(part)), len(part)] for pair, part in sorted(hits.items())},
     }
-
-
-def with_a_wrong_label(episode: Episode, number: int, shot: int) -> tuple[Support, int]:
-    """The support set with one image replaced by one of the other class, labels kept; and which."""
-    label = number % 2
-    at = label * shot + number // 2 % shot
-    images = episode.support_x.clone()
-    images[at] = episode.query_x[episode.query_y == 1 - label][0]
-    return Support(images, episode.support_y, episode.classes), at
 
 
 def lowest_by_pair(learner: Learner, held: LabelledImages, shot: int, count: int) -> dict[str, Any]:
