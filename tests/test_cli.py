@@ -223,3 +223,8 @@ def test_help_needs_no_torch_and_names_every_command() -> None:
     assert told.strip().endswith("False")
     for command in ("demo", "data check|prepare|fetch", "fit", "evaluate", "compare"):
         assert f"rareshot {command}" in told
+
+
+def test_python_m_rareshot_is_rareshot() -> None:
+    told = subprocess.run([sys.executable, "-m", "rareshot", "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("rareshot ")
