@@ -25,7 +25,7 @@ from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.machine import keep_memory, use_threads
 from rareshot.trust import Reference, leave_one_out, prediction_sets, smallest_error, suspects
-from rareshot.trust.centroids import features_of, own_log_odds
+from rareshot.trust.centroids import features_of, features_over_flips, own_log_odds
 from rareshot.trust.left_out import class_log_odds
 from rareshot.types import Learner, Support
 from rareshot.validation import held_out
@@ -82,7 +82,7 @@ def main(
         slow = by.startswith("adapted")
         measure("suspects", by, slow_episodes if slow else episodes, lambda n, s=score: planted(learner, drawn, n, s))
     measure("suspects", "features, as many episodes", slow_episodes, lambda n: planted(learner, drawn, n, by_features))
-    measure("warnings", "features", episodes, lambda n: lowest_by_pair(learner, held, shot, n))
+    measure("warnings", "features over flips", episodes, lambda n: lowest_by_pair(learner, held, shot, n))
     measure("sets", "jackknife-minmax of adapted classifiers", slow_episodes, lambda n: sets(learner, drawn, n, minmax))
     measure(
         "sets", "full conformal of features, as many episodes", slow_episodes, lambda n: sets(learner, drawn, n, full)
@@ -94,8 +94,13 @@ def main(
 
 
 def by_features(learner: Learner, support: Support) -> Tensor:
-    """As `suspects` does."""
+    """One pass."""
     return own_log_odds(features_of(learner, support.images), support.labels, support.way)
+
+
+def by_flipped_features(learner: Learner, support: Support) -> Tensor:
+    """As `suspects` does."""
+    return own_log_odds(features_over_flips(learner, support.images), support.labels, support.way)
 
 
 def by_turned_features(learner: Learner, support: Support) -> Tensor:
@@ -114,6 +119,7 @@ def by_adapting(learner: Learner, support: Support) -> Tensor:
 
 SUSPECTS = {
     "features": by_features,
+    "features over flips": by_flipped_features,
     "features over eight turns": by_turned_features,
     "adapted without each": by_adapting,
 }

@@ -1,8 +1,8 @@
 """How well an image fits a class, with no adaptation: its features against the mean of the class's other images.
 
 Prototypical Networks' rule (Snell, Swersky, Zemel, NeurIPS 2017) on the learner's features before it adapts, each of length 1.
-Suspects and prediction sets rest on it. It takes one pass of the images; to leave each of 10 out by adapting takes 10
-adaptations, and on common diseases found planted wrong labels less often (docs/trust.md).
+Suspects and prediction sets rest on it. It takes a pass of the images or four; to leave each of 10 out by adapting takes 10
+adaptations, and on common diseases finds planted wrong labels no more often (docs/trust.md).
 """
 
 import torch
@@ -29,6 +29,17 @@ def features_of(learner: Learner, images: Float[Tensor, "n 3 h w"]) -> Float[Ten
     if not features.isfinite().all():
         raise ValueError("the learner's features hold NaN or infinity: its weights have diverged")
     return F.normalize(features, dim=1)
+
+
+def features_over_flips(learner: Learner, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+    """The same, the mean over an image and its three mirror images: a little steadier, four times the cost.
+
+    Raises:
+        ValueError: as `features_of`.
+    """
+    views = [images, images.flip(3), images.flip(2), images.flip(2, 3)]
+    parts = features_of(learner, torch.cat(views)).chunk(len(views))
+    return F.normalize(torch.stack(parts).mean(0), dim=1)
 
 
 def own_log_odds(features: Float[Tensor, "s d"], labels: Int[Tensor, " s"], way: int) -> Float[Tensor, " s"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.trust.centroids import features_of, own_log_odds
+from rareshot.trust.centroids import features_over_flips, own_log_odds
 from rareshot.trust.left_out import refuse_single
 from rareshot.types import Learner, Support
 
@@ -42,7 +42,7 @@ def suspects(learner: Learner, support: Support, threshold: float | None = None)
         ValueError: if the learner is not inductive, or a class has a single image.
     """
     refuse_single(support)
-    odds = own_log_odds(features_of(learner, support.images), support.labels, support.way)
+    odds = own_log_odds(features_over_flips(learner, support.images), support.labels, support.way)
     lowest = float(odds.min())
     return Suspects(
         odds.sigmoid().float(), odds.argsort(stable=True), lowest, threshold is not None and lowest < threshold
