@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
-START = "import sys; from rareshot.cli import main; sys.exit(main())"
+START = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job ignores it
+    "from rareshot.cli import main; sys.exit(main())"
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Served:
 
     def files(self) -> list[Path]:
         """All files that it holds now."""
-        found = (file for folder in self.folders() for file in folder.rglob("*"))
-        return [file for file in found if file.is_file() and file.name != "lock"]
+        walked = (here for folder in self.folders() for here in os.walk(folder))  # folders may go while one looks
+        return [Path(root, name) for root, _, names in walked for name in names if name != "lock"]
 
     def files_at_last(self, seconds: float = 20.0) -> list[Path]:
         """What is still there once everybody has left."""
