@@ -18,7 +18,7 @@ from rareshot.checkpoint import save_learner, state_hash, write_run
 from rareshot.cli import main
 from rareshot.data.collection import LabelledImages
 from rareshot.data.decode import decode
-from rareshot.methods.maml import MAML
+from rareshot.methods.maml import MAML, EpisodicClassifier
 from rareshot.predict import (
     PACKAGED,
     Answer,
@@ -103,6 +103,19 @@ def test_an_answer_is_bit_equal_alone_and_among_others_and_leaves_the_learner_al
     images = as_float(torch.randint(0, 256, (20, 3, 64, 64), dtype=torch.uint8))
     assert torch.equal(predictor(images), torch.cat([predictor(image[None]) for image in images]))
     assert state_hash(predictor.bundle.state) == before
+
+
+@pytest.mark.long
+def test_a_thousand_answers_are_bit_equal_alone_and_among_others(photos: Path, tmp_path: Path) -> None:
+    paths = [str(put(tmp_path / "many" / f"{at}.png", at % 190, at)) for at in range(1000)]
+    predictor = replace(adapt_to("isic2018", photos), sets=True)
+    assert isinstance(predictor.classifier, EpisodicClassifier)
+    before = state_hash(predictor.bundle.state), state_hash(predictor.classifier.params)
+    together = list(answers(predictor, paths))
+    shuffled = np.random.default_rng(0).permutation(1000)
+    for at in shuffled:
+        assert next(answers(predictor, [paths[at]])) == together[at]
+    assert (state_hash(predictor.bundle.state), state_hash(predictor.classifier.params)) == before
 
 
 def test_command_line_and_python_give_the_same_bits(run: Path, photos: Path, new: list[str], tmp_path: Path) -> None:
