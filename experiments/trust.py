@@ -18,7 +18,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from rareshot.checkpoint import load_learner, read_run, state_hash, versions
+from rareshot.checkpoint import Run, load_learner, read_run, state_hash, versions
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
@@ -70,15 +70,8 @@ def main(
         slow_episodes: of those that leave images out by adapting.
         threads: None: all cores.
     """
-    keep_memory()
-    use_threads(threads)
-    fitted, learner = read_run(run), load_learner(run)
-    images = load(data, fitted.size)
+    fitted, learner, images, train, held = opened(data, run, threads)
     rare = images.rare()
-    # A method that trains on nothing has no share of its own.
-    train, held = held_out(images.common(), getattr(fitted.method, "held_out", 0.2))
-    if held is None:
-        raise ValueError(f"{run} was fitted with held_out=0: there are no lesions left to tune on")
     about = {
         "run": {**fitted.to_json(), "folder": run.name},
         "learner": state_hash(learner.state()),
@@ -86,20 +79,9 @@ def main(
         "shot": shot,
         "versions": versions(),
     }
-    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
 
     def measure(what: str, on: str, count: int, figures: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        found = [line for line in lines if (line["what"], line["on"]) == (what, on)]
-        if found:
-            return found[0]
-        begun = time.process_time()
-        line = {"what": what, "on": on, "episodes": count, **figures()}
-        line |= {"cpu_seconds": time.process_time() - begun, **about}
-        lines.append(line)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        return line
+        return measured(out, {"what": what, "on": on}, {"episodes": count}, about, figures)
 
     # Tuned on the common diseases.
     spec = EpisodeSpec(2, shot, QUERY)
@@ -133,6 +115,42 @@ def main(
     measure(
         "left out", "rare", slow_episodes, lambda: left_out_figures(rare, learner, temperature, shot, slow_episodes)
     )
+
+
+def opened(
+    data: Path, run: Path, threads: int | None
+) -> tuple[Run, Learner, LabelledImages, LabelledImages, LabelledImages]:
+    """Run, learner, all images, and the common lesions that it was trained on and that were held out."""
+    keep_memory()
+    use_threads(threads)
+    fitted, learner = read_run(run), load_learner(run)
+    images = load(data, fitted.size)
+    # A method that trains on nothing has no share of its own.
+    train, held = held_out(images.common(), getattr(fitted.method, "held_out", 0.2))
+    if held is None:
+        raise ValueError(f"{run} was fitted with held_out=0: there are no lesions left to tune on")
+    return fitted, learner, images, train, held
+
+
+def measured(
+    out: Path,
+    key: dict[str, Any],
+    size: dict[str, Any],
+    about: dict[str, Any],
+    figures: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """The line of `key` in `out`; measured and appended if it is not there."""
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+    for line in lines:
+        if all(line[name] == value for name, value in key.items()):
+            return dict(line)
+    begun = time.process_time()
+    line = {**key, **size, **figures()}
+    line |= {"cpu_seconds": time.process_time() - begun, **about}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    return line
 
 
 def flagged(reference: Reference, learner: Learner, images: Tensor, rare: LabelledImages, shot: int) -> dict[str, Any]:

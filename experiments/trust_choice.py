@@ -6,8 +6,6 @@ Appends one line a measurement and skips those that are there, so that it can be
 image out in turn and are slow, hence fewer episodes.
 """
 
-import json
-import time
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -17,18 +15,16 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
-from trust import with_a_wrong_label
+from trust import measured, opened, with_a_wrong_label
 
-from rareshot.checkpoint import load_learner, read_run, state_hash, versions
+from rareshot.checkpoint import state_hash, versions
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.machine import keep_memory, use_threads
 from rareshot.trust import Reference, leave_one_out, prediction_sets, smallest_error, suspects
 from rareshot.trust.centroids import features_of, features_over_flips, own_log_odds
 from rareshot.trust.left_out import class_log_odds
 from rareshot.types import Learner, Support
-from rareshot.validation import held_out
 
 MOST_SUSPECT = 3
 QUERY = 4
@@ -56,26 +52,11 @@ def main(
         slow_episodes: of those that leave images out by adapting.
         threads: None: all cores.
     """
-    keep_memory()
-    use_threads(threads)
-    fitted, learner = read_run(run), load_learner(run)
-    images = load(data, fitted.size)
-    train, held = held_out(images.common(), getattr(fitted.method, "held_out", 0.2))
-    if held is None:
-        raise ValueError(f"{run} was fitted with held_out=0: there are no lesions left to choose on")
-    there = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
-    done = {(line["what"], line["by"]) for line in there}
+    fitted, learner, _, train, held = opened(data, run, threads)
     about = {"on": "common", "shot": shot, "learner": state_hash(learner.state()), "versions": versions()}
 
     def measure(what: str, by: str, count: int, figures: Callable[[int], dict[str, Any]]) -> None:
-        if (what, by) in done:
-            return
-        begun = time.process_time()
-        line = {"what": what, "by": by, "episodes": count, **figures(count)}
-        line |= {"cpu_seconds": time.process_time() - begun, **about}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        measured(out, {"what": what, "by": by}, {"episodes": count}, about, lambda: figures(count))
 
     drawn = Episodes(held, EpisodeSpec(2, shot, QUERY), seed=101)
     for by, score in SUSPECTS.items():

@@ -160,6 +160,52 @@ def test_what_cannot_be_calibrated_is_refused_in_one_line(
     assert not (run / NAME).exists()
 
 
+def pictures(folder: Path, count: int) -> Path:
+    """A folder a class of plain pictures, of nothing that the learner was fitted on."""
+    for at in range(count):
+        file = folder / "page" / f"{at}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (28, 28), (200 + at % 50, 240, 250 - at % 40)).save(file)
+    return folder
+
+
+def test_images_of_another_kind_are_known_by_half_and_said_of_the_other(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_folder(tmp_path / "run", table)
+    others = pictures(tmp_path / "pages", 60)
+    assert main(["calibrate", str(run), "--data", str(table), "--others", str(others), *FEW]) == 0
+    assert "100.0% of the 30 other images that were kept for this are called unlike" in capsys.readouterr().out
+    known = load_trust(run, load(run))
+    assert main(["calibrate", str(run), "--data", str(table), *FEW]) == 0
+    plain = load_trust(run, load(run))
+    assert known is not None
+    assert plain is not None
+    assert (known.others, plain.others) == ("pages", "")
+    assert not torch.equal(known.reference.precision, plain.reference.precision)
+
+
+def test_too_few_images_of_another_kind_are_refused_with_their_number(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_folder(tmp_path / "run", table)
+    others = pictures(tmp_path / "pages", 38)
+    assert main(["calibrate", str(run), "--data", str(table), "--others", str(others), *FEW]) == 2
+    assert "each half of its patients needs at least 20 images, and one has 19" in capsys.readouterr().err
+
+
+def test_a_file_of_the_first_format_keeps_its_temperatures_and_loses_its_thresholds(
+    file: Path, trust: Trust, learner: EpisodicLearner
+) -> None:
+    tensors, metadata = load_state(file)
+    told = {**json.loads(metadata["rareshot"]), "format": 1, "slow_episodes": 20}
+    del told["others"]
+    save_state(file, tensors, {"rareshot": json.dumps(told)})
+    again = load_trust(file.parent, learner)
+    assert again is not None
+    assert (again.temperatures, again.thresholds, again.others) == (trust.temperatures, {}, "")
+
+
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 def test_a_damaged_or_hostile_file_is_refused(file: Path, data: bytes, learner: EpisodicLearner) -> None:
     file.write_bytes(data)

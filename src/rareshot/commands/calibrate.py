@@ -70,8 +70,11 @@ def calibrate(args: Sequence[str]) -> None:
             f"{options.run} was fitted with held_out=0: no lesion is left to measure on; fit with held_out=0.2"
         )
     others = load_images(options.others, run.size, ()) if options.others else None
-    if others is not None and min(int((others.groups % 2 == part).sum()) for part in (0, 1)) < FEWEST:
-        raise ValueError(f"{options.others}: each half of the patients needs at least {FEWEST} images")
+    if others is not None and (fewest := min(int((others.groups % 2 == part).sum()) for part in (0, 1))) < FEWEST:
+        raise ValueError(
+            f"--others {options.others}: each half of its patients needs at least {FEWEST} images, and one has {fewest}: "
+            f"give more, or leave it out"
+        )
     with progress("calibrate", 0) as show:
         trust = Trust.of(
             learner,
