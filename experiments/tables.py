@@ -1,0 +1,137 @@
+"""The tables of README.md and docs/results.md, from the raw lines in results/.
+
+    python experiments/tables.py --write
+
+Each stands between `<!-- NAME -->` and `<!-- end -->`. Without `--write` it says which are not those of the lines.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import tyro
+
+from rareshot.evaluation import DRAWS, RUNS
+from rareshot.experiments import TABLES, Row
+from rareshot.gathered import gather
+from rareshot.reporting.lines import NOT_RUN, Part, parts_of
+from rareshot.statistics import Interval, interval
+
+ROOT = Path(__file__).resolve().parents[1]
+SEVERAL = 3
+"""Training seeds from which an interval over them says something; two are given one by one."""
+
+
+def main(write: bool = False) -> None:
+    """Check the tables, or write them.
+
+    Args:
+        write: put what the lines say in their place.
+    """
+    part = laptop(ROOT / "results")
+    for file in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+        before = file.read_text()
+        after = filled(before, part)
+        if before == after:
+            continue
+        print(
+            f"{file.relative_to(ROOT)}: {'written' if write else 'its tables are not those of the raw lines; --write'}"
+        )
+        if write:
+            file.write_text(after)
+
+
+def laptop(results: Path) -> Part:
+    """The laptop scale's evaluations on ISIC 2018, 2-way."""
+    (part,) = (part for part in parts_of(gather(results / "laptop")) if part.data == "isic2018")
+    return part
+
+
+def filled(text: str, part: Part) -> str:
+    """The text with every table between its marks drawn anew."""
+    for name, draw in BLOCKS.items():
+        start = f"<!-- {name} -->\n"
+        if start in text:
+            head, _, tail = text.partition(start)
+            text = head + start + draw(part) + "<!-- end -->" + tail.partition("<!-- end -->")[2]
+    return text
+
+
+def table(part: Part, key: str) -> str:
+    """A table of the paper: rows by k, the paper's figure and ours."""
+    shots = TABLES[key].shots
+    lines = ["| method | backbone | " + " | ".join(f"k = {k}: paper | ours" for k in shots) + " |"]
+    lines.append("|---" * (2 + 2 * len(shots)) + "|")
+    for row in TABLES[key].rows:
+        cells = [f"{row.paper[k]:.{2 if key == 'table1' else 1}f} | " if k in row.paper else "– | " for k in shots]
+        ours = [cell + auc(part, row, k) for cell, k in zip(cells, shots, strict=True)]
+        lines.append(f"| {row.label} | {row.backbone} | {' | '.join(ours)} |")
+    return "\n".join(lines) + "\n"
+
+
+def auc(part: Part, row: Row, shot: int, protocol: str = "paper") -> str:
+    """AUC in %: the mean with its interval, over seeds where there are enough, else over draws or episodes of seed 0."""
+    found = [each for line in part.of(row.key) for each in line.at(shot, protocol)]
+    means = [each.auc.mean for each in found]
+    if not found:
+        return NOT_RUN
+    short = min(len(each.results) for each in found)
+    mark = f"; {short} episodes" if short < DRAWS * RUNS else ""
+    if len(found) == 1:
+        return spanned(found[0].auc, mark)
+    if len(found) < SEVERAL:
+        return f"{' and '.join(f'{100 * mean:.1f}' for mean in means)} (two seeds{mark})"
+    return spanned(interval(means, "over training seeds"), f"; {len(found)} seeds{mark}")
+
+
+def spanned(found: Interval, more: str = "") -> str:
+    """In %: mean and interval."""
+    return f"{100 * found.mean:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f}{more})"
+
+
+def seeds(part: Part) -> str:
+    """The three methods of the paper's claim, seed by seed, k = 5."""
+    rows = [row for row in TABLES["table1"].rows if row.key in ("maml", "task-sampling", "daml")]
+    found = {row.key: {each.seed: each for line in part.of(row.key) for each in line.at(5, "paper")} for row in rows}
+    lines = ["| training seed | " + " | ".join(row.label for row in rows) + " | MAML less DAML |", "|---" * 5 + "|"]
+    for seed in sorted({seed for each in found.values() for seed in each}):
+        cells = [spanned(found[row.key][seed].auc) if seed in found[row.key] else NOT_RUN for row in rows]
+        pair = [found[key].get(seed) for key in ("maml", "daml")]
+        apart = NOT_RUN
+        if pair[0] and pair[1]:
+            apart = f"{100 * (pair[0].auc.mean - pair[1].auc.mean):+.1f}".replace("-", "\N{MINUS SIGN}")
+        lines.append(f"| {seed} | {' | '.join(cells)} | {apart} |")
+    return "\n".join(lines) + "\n"
+
+
+def protocols(part: Part) -> str:
+    """Seed 0 by both protocols, k = 5, with intervals over episodes or draws and over lesions."""
+    lines = [
+        "| method | `paper`: 20 draws of 30 runs | over lesions | `full`: 600 episodes | over lesions |",
+        "|---" * 5 + "|",
+    ]
+    for row in TABLES["table1"].rows:
+        cells, known = [row.label], False
+        for protocol in ("paper", "full"):
+            found = [each for line in part.of(row.key) for each in line.at(5, protocol) if not each.seed]
+            over = found[0].over_lesions if found else None
+            cells += [
+                spanned(found[0].auc) if found else NOT_RUN,
+                spanned(over).partition(" ")[2].strip("()") if over else "",
+            ]
+            known = bool(found) if protocol == "full" else known
+        if known:
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+BLOCKS: Mapping[str, Callable[[Part], str]] = {
+    "table1": lambda part: table(part, "table1"),
+    "table2": lambda part: table(part, "table2"),
+    "seeds": seeds,
+    "protocols": protocols,
+}
+"""Mark → what stands there."""
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
