@@ -14,6 +14,7 @@ from rareshot import runs
 from rareshot.cells import Step, fill, found, survey
 from rareshot.checkpoint import load_state, state_hash
 from rareshot.experiments import TABLES, Row, cells_of
+from rareshot.locks import alone
 from rareshot.methods.pretrained import Pretrained
 from rareshot.scales import SCALES
 from rareshot.setting import Setting, possible
@@ -286,3 +287,16 @@ def test_checkpoints_of_a_run_are_as_fit_leaves_them(whole: Setting) -> None:
     assert {"run.json", "log.jsonl", "learner.safetensors", "warmup.safetensors"} <= names
     assert runs.CHECKPOINT_EVERY > 4
     assert "checkpoint-000004.safetensors" in names
+
+
+def test_two_processes_do_not_fit_the_same_run(tmp_path: Path) -> None:
+    setting = tiny_setting(tmp_path)
+    cells = cells_of(TINY, rows=["maml"], shots=[2])
+    folder = setting.run_folder("maml-2shot-seed0")
+    folder.mkdir(parents=True)
+    with alone(folder, wait=False) as held:
+        assert held
+        with pytest.raises(ValueError, match="maml-2shot-seed0 is being fitted by another process"):
+            fill(setting, cells, ["paper"])
+        assert not list(folder.iterdir())
+    assert fill(setting, cells, ["paper"]) == {}

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "src"
 FLOORS = [
-    ["types"],
+    ["types", "locks"],
     [
         "losses",
         "metrics",

@@ -6,10 +6,12 @@ RUN/<evaluation>.summary.json     the header again, with means and intervals
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from rareshot.evaluation import (
     query_scores,
     result_of,
 )
+from rareshot.locks import hold
 from rareshot.statistics import bootstrap_over_groups
 from rareshot.types import Learner
 
@@ -80,28 +83,40 @@ def judge(
 ) -> tuple[list[RunResult], dict[str, Any]]:
     """Results of all plans, those on disk and, appended one by one, those that were missing; and their summary.
 
+    What is on disk is never dropped: where it cannot be gone on with, that is said and it stays as it is.
+
     Raises:
-        ValueError: if the file is damaged, or holds results of something else.
+        ValueError: if the file is damaged, holds results of something else or other episodes than the plans', lacks what
+            was said of its images, or is being written by another process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines, scores = folder / f"{name}.jsonl", folder / f"{name}.queries.jsonl"
-    results, queries = _done(lines, scores, header)
-    if not results:
-        write_atomically(lines, (json.dumps({**header, "versions": versions()}) + "\n").encode())
-        write_atomically(scores, b"")
-    total = sum(each.metrics["auc"] for each in results)
-    with lines.open("a") as out, scores.open("a") as out_scores:
-        if results:
-            observe(len(results), total / len(results))
-        for result, query in evaluate(learner, plans[len(results) :], header["protocol"]):
-            out_scores.write(json.dumps(query._asdict()) + "\n")
-            out_scores.flush()
-            out.write(json.dumps(line_of(result)) + "\n")
-            out.flush()
-            results.append(result)
-            queries.append(query)
-            total += result.metrics["auc"]
-            observe(len(results), total / len(results))
+    with lines.open("a+") as out:
+        if not hold(out.fileno(), wait=False):
+            raise ValueError(f"{lines} is being written by another process; wait for it, or choose another --out")
+        results = _done(lines, header, plans)
+        if results and not scores.exists():
+            return results[: len(plans)], _kept_summary(lines, results, len(plans))
+        with scores.open("a+") as out_scores:
+            queries = _queries(scores)
+            count = min(len(results), len(queries))
+            _cut(out, lines, 1 + count)
+            _cut(out_scores, scores, count)
+            results, queries = results[:count], queries[:count]
+            if not out.tell():
+                out.write(json.dumps({**header, "versions": versions()}) + "\n")
+            total = sum(each.metrics["auc"] for each in results)
+            if results:
+                observe(len(results), total / len(results))
+            for result, query in evaluate(learner, plans[len(results) :], header["protocol"]):
+                out_scores.write(json.dumps(query._asdict()) + "\n")
+                out_scores.flush()
+                out.write(json.dumps(line_of(result)) + "\n")
+                out.flush()
+                results.append(result)
+                queries.append(query)
+                total += result.metrics["auc"]
+                observe(len(results), total / len(results))
     results, queries = results[: len(plans)], queries[: len(plans)]
     summary = summary_of(header, results, queries)
     write_atomically(folder / f"{name}.summary.json", json.dumps(summary, indent=1).encode())
@@ -153,23 +168,55 @@ def read_queries(file: Path) -> list[Query]:
     return [Query(**json.loads(line)) for line in scores.read_text().splitlines()] if scores.exists() else []
 
 
-def _done(lines: Path, scores: Path, header: Mapping[str, Any]) -> tuple[list[RunResult], list[Query]]:
-    """What an earlier call with the same header left; nothing if it was another. Both files are cut to what both hold."""
-    if not (lines.exists() and scores.exists()):
-        return [], []
-    written = [line for line in lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    written_scores = [line for line in scores.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list[RunResult]:
+    """What an earlier call with the same header left."""
     try:
+        written = _whole_lines(lines)
+        if not written:
+            return []
         before = json.loads(written[0])
         if {key: before.get(key) for key in header} != json.loads(json.dumps(header)):
             raise ValueError(
                 f"{lines} holds results of another run, data set or seed; move it away, or choose another --out"
             )
-        count = min(len(written) - 1, len(written_scores))
-        results = [result_of(json.loads(line)) for line in written[1 : count + 1]]
-        queries = [Query(**json.loads(line)) for line in written_scores[:count]]
-    except (json.JSONDecodeError, TypeError, KeyError, IndexError) as error:
+        results = [result_of(json.loads(line)) for line in written[1:]]
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(f"{lines} is damaged ({error}); move it away and evaluate again") from error
-    write_atomically(lines, "".join(written[: count + 1]).encode())
-    write_atomically(scores, "".join(written_scores[:count]).encode())
-    return results, queries
+    for number, (result, plan) in enumerate(zip(results, plans, strict=False), 2):
+        if (result.episode, result.site) != (plan.episode, plan.site):
+            raise ValueError(
+                f"{lines}, line {number}, is of episode {result.episode} and not of {plan.episode}; move the file away and "
+                "evaluate again"
+            )
+    return results
+
+
+def _queries(scores: Path) -> list[Query]:
+    try:
+        return [Query(**json.loads(line)) for line in _whole_lines(scores)]
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"{scores} is damaged ({error}); move it and the lines beside it away") from error
+
+
+def _kept_summary(lines: Path, results: Sequence[RunResult], count: int) -> dict[str, Any]:
+    """The summary of raw lines whose answers were not kept: it cannot be drawn again, nor lines added."""
+    file = lines.with_suffix(".summary.json")
+    with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        summary: dict[str, Any] = json.loads(file.read_bytes())
+        if sum(pair["auc"]["n"] for pair in summary["pairs"]) == count <= len(results):
+            return summary
+    raise ValueError(
+        f"{lines} has {len(results)} episodes without {lines.stem}.queries.jsonl, so {count} of them cannot be summed up, nor "
+        "more added; move it away, or choose another --out"
+    )
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """Without one that was being written when its process was killed."""
+    return [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _cut(out: TextIO, file: Path, count: int) -> None:
+    """Shorten a file that is open to append to so many whole lines."""
+    out.truncate(sum(len(line.encode()) for line in _whole_lines(file)[:count]))
+    out.seek(0, os.SEEK_END)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rareshot.checkpoint import Run, save_learner, save_training_state, save_warmup_state, write_atomically, write_run
 from rareshot.data.collection import LabelledImages
+from rareshot.locks import alone
 from rareshot.methods.maml import MAML
 from rareshot.types import Learner, Method, Observe, Progress, TrainingState
 
@@ -29,7 +30,26 @@ def fit_run(
         resume: the checkpoint to go on from, this run's own or the end of a warm-up that it shares.
         observe: called when an iteration is on disk; what it raises stops the run, nothing lost.
         asked: was a stop asked for? Then a checkpoint is written before `observe` is called.
+
+    Raises:
+        ValueError: if another process is fitting there.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, wait=False) as held:
+        if not held:
+            raise ValueError(f"{folder} is being fitted by another process; wait for it, or choose another --out")
+        return _fit(folder, run, common, resume=resume, observe=observe, asked=asked)
+
+
+def _fit(
+    folder: Path,
+    run: Run,
+    common: LabelledImages,
+    *,
+    resume: TrainingState | None,
+    observe: Observe,
+    asked: Callable[[], bool],
+) -> Learner:
     write_run(folder, run)
     log_file = folder / "log.jsonl"
     _trim_log(log_file, resume.iteration if resume else 0)

@@ -1,10 +1,7 @@
-"""Where a store stands, and who may work on it."""
+"""Where a store stands."""
 
 import hashlib
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rareshot.data.manifest import MANIFEST, PIXELS, TABLE
@@ -43,23 +40,6 @@ def make_folder(folder: Path) -> None:
     others = [name for name in sorted(os.listdir(folder)) if name not in ours and not name.endswith(".tmp")]
     if others:
         raise ValueError(f"{folder}: holds {others[0]!r}, no part of a store; name an empty or new folder (out)")
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Lets one process at a time work on a store; a killed one lets go by itself."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a network disk may know no locks; two processes then do the same work twice
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _home(path: Path) -> Path:

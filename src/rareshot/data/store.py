@@ -39,9 +39,10 @@ from rareshot.data.manifest import (
     replacing,
 )
 from rareshot.data.parallel import each
-from rareshot.data.places import CHUNKS, alone, beside, in_cache, is_writable, make_folder
+from rareshot.data.places import CHUNKS, beside, in_cache, is_writable, make_folder
 from rareshot.data.readers import read_listing
 from rareshot.data.tables import Problem
+from rareshot.locks import alone
 
 Array = npt.NDArray[Any]
 Stamps = list[list[Any]]
@@ -113,7 +114,7 @@ def prepare(
     folder = Path(out) if out is not None else _default_folder(path, size, listing)
     try:
         make_folder(folder)
-        with alone(folder):
+        with alone(folder, wait=True):
             stamps = _stamps(listing)
             stale = _staleness(folder, listing, stamps, size)
             decode_anew = stale == "pixels" or bool(damage(folder))

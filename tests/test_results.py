@@ -1,0 +1,102 @@
+"""Evaluations on disk: gone on with where they can be, and otherwise left as they are."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_table import SMALL, lesions
+
+from rareshot.checkpoint import Run
+from rareshot.evaluation import Plan, RunResult, plan
+from rareshot.locks import hold
+from rareshot.results import header_of, judge
+from rareshot.types import Learner
+
+NAME = "paper-2way-2shot"
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    return SMALL.untrained(lesions().common(), seed=0)
+
+
+@pytest.fixture(scope="module")
+def plans() -> list[Plan]:
+    return plan(lesions().rare(), "paper", shot=2, count=4)
+
+
+def header(learner: Learner, *, seed: int = 0) -> dict[str, Any]:
+    run = Run(SMALL, "maml", seed, 16, "own", {"name": "made"}, {})
+    return header_of(run, learner, lesions().rare(), protocol="paper", way=2, shot=2, seed=0)
+
+
+def judged(
+    folder: Path, learner: Learner, plans: Sequence[Plan], seed: int = 0
+) -> tuple[list[RunResult], dict[str, Any]]:
+    return judge(folder, NAME, header(learner, seed=seed), plans, learner, lambda *_: None)
+
+
+def without_seconds(file: Path) -> list[dict[str, Any]]:
+    return [{**json.loads(line), "seconds": 0} for line in file.read_text().splitlines()]
+
+
+def test_a_killed_evaluation_goes_on_behind_the_last_whole_line(
+    tmp_path: Path, learner: Learner, plans: list[Plan]
+) -> None:
+    judged(tmp_path / "whole", learner, plans)
+    judged(tmp_path / "cut", learner, plans[:2])
+    lines = tmp_path / "cut" / f"{NAME}.jsonl"
+    with lines.open("a") as out, lines.with_suffix(".queries.jsonl").open("a") as scores:
+        scores.write('{"scores": [0.5], "labels": [0], "groups": [1]}\n')
+        out.write('{"protocol": "pa')
+    judged(tmp_path / "cut", learner, plans)
+    assert without_seconds(lines) == without_seconds(tmp_path / "whole" / f"{NAME}.jsonl")
+    answers = [folder / f"{NAME}.queries.jsonl" for folder in (tmp_path / "cut", tmp_path / "whole")]
+    assert answers[0].read_bytes() == answers[1].read_bytes()
+
+
+def test_lines_without_their_answers_are_read_and_not_written(
+    tmp_path: Path, learner: Learner, plans: list[Plan]
+) -> None:
+    results, summary = judged(tmp_path, learner, plans)
+    (tmp_path / f"{NAME}.queries.jsonl").unlink()  # as in a clone, which brings none
+    before = (tmp_path / f"{NAME}.jsonl").read_bytes()
+    assert judged(tmp_path, learner, plans) == (results, json.loads(json.dumps(summary)))
+    with pytest.raises(ValueError, match=r"has 4 episodes without .*queries\.jsonl, so 3 of them cannot be summed up"):
+        judged(tmp_path, learner, plans[:3])
+    with pytest.raises(ValueError, match="holds results of another run, data set or seed"):
+        judged(tmp_path, learner, plans, seed=1)
+    (tmp_path / f"{NAME}.summary.json").unlink()
+    with pytest.raises(ValueError, match="so 4 of them cannot be summed up"):
+        judged(tmp_path, learner, plans)
+    assert (tmp_path / f"{NAME}.jsonl").read_bytes() == before
+    assert not (tmp_path / f"{NAME}.queries.jsonl").exists()
+
+
+def test_lines_of_other_episodes_are_refused(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:
+    judged(tmp_path, learner, plans[:2])
+    for suffix in (".jsonl", ".queries.jsonl"):
+        file = tmp_path / f"{NAME}{suffix}"
+        file.write_text(file.read_text() + file.read_text().splitlines()[-1] + "\n")
+    with pytest.raises(ValueError, match="line 4, is of episode 1 and not of 2"):
+        judged(tmp_path, learner, plans)
+
+
+def test_two_processes_do_not_write_the_same_lines(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:
+    judged(tmp_path, learner, plans[:1])
+    with (tmp_path / f"{NAME}.jsonl").open("a") as other:
+        assert hold(other.fileno(), wait=False)
+        with pytest.raises(ValueError, match="is being written by another process"):
+            judged(tmp_path, learner, plans)
+    assert len(judged(tmp_path, learner, plans)[0]) == 4
+
+
+@pytest.mark.parametrize("damage", [b"[]\n", b"\xff\n", b"{\n", b'{"run": 1}\n[]\n'])
+def test_damaged_lines_are_named_and_kept(tmp_path: Path, learner: Learner, plans: list[Plan], damage: bytes) -> None:
+    file = tmp_path / f"{NAME}.jsonl"
+    file.write_bytes(damage)
+    with pytest.raises(ValueError, match=rf"{NAME}\.jsonl (is damaged|holds results of another)"):
+        judged(tmp_path, learner, plans)
+    assert file.read_bytes() == damage
