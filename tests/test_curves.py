@@ -23,7 +23,7 @@ def learner(monkeypatch: pytest.MonkeyPatch) -> SupervisedLearner:
 
 
 def written(file: Path, learner: SupervisedLearner) -> list[dict[str, float]]:
-    curves(file, "finetune", learner, IMAGES.rare(), runs=2)
+    curves(file, "finetune", learner, IMAGES.rare(), scale="own", data="made", runs=2)
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
@@ -60,3 +60,13 @@ def test_a_damaged_file_is_named(learner: SupervisedLearner, tmp_path: Path) -> 
     file.write_text("{\n")
     with pytest.raises(ValueError, match=r"fig3.jsonl is damaged \(.*\); move it away"):
         written(file, learner)
+
+
+def test_curves_of_another_learner_are_refused_and_kept(learner: SupervisedLearner, tmp_path: Path) -> None:
+    file = tmp_path / "fig3.jsonl"
+    written(file, learner)
+    before = file.read_bytes()
+    other = learner.method.untrained(IMAGES.common(), seed=1)
+    with pytest.raises(ValueError, match="has the curves of another learner, scale or data set; move it away"):
+        written(file, other)
+    assert file.read_bytes() == before

@@ -114,6 +114,16 @@ def test_summary_that_disagrees_is_refused(tmp_path: Path, change: Callable[[dic
         gather(tmp_path)
 
 
+def test_summary_of_episodes_that_fill_no_whole_draw_is_taken(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "maml", 1.0, episodes=70)  # two draws of 30 runs, and 10 more, which only lesions count
+    (found,) = gather(tmp_path).evaluations
+    assert found.finished
+    assert found.over_lesions is not None
+    assert found.over_lesions.mean == pytest.approx(found.aucs.mean())
+    assert found.auc.mean == pytest.approx(found.aucs[:60].mean())
+    assert found.auc.mean != pytest.approx(found.aucs.mean(), abs=1e-6)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '"x"', '{"pairs": 3}'])
 def test_damaged_summary_is_refused(tmp_path: Path, text: str) -> None:
     write_evaluation(tmp_path, "maml", 1.0).with_suffix(".summary.json").write_text(text)
@@ -146,7 +156,13 @@ def test_damaged_log_is_refused(tmp_path: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['{"row": "finetune"}', "[]", '{"row": 1, "shot": 1, "step": 0, "loss": 1, "auc": 1, "runs": 3}']
+    "line",
+    [
+        '{"row": "finetune"}',
+        "[]",
+        '{"row": 1, "data": "d", "scale": "s", "shot": 1, "step": 0, "loss": 1, "auc": 1, "runs": 3}',
+        '{"row": "finetune", "data": "d", "shot": 1, "step": 0, "loss": 1, "auc": 1, "runs": 3}',
+    ],
 )
 def test_damaged_fine_tuning_is_refused(tmp_path: Path, line: str) -> None:
     write_evaluation(tmp_path, "maml", 1.0)

@@ -257,11 +257,17 @@ def test_runs_of_another_seed_are_not_drawn_with_these(tmp_path: Path) -> None:
 def test_fine_tuning_is_drawn_only_if_it_was_measured(tmp_path: Path) -> None:
     write_evaluation(tmp_path, "maml", 1.0)
     assert fine_tuning_sections(gather(tmp_path).fine_tuning) == []
-    line = {"row": "finetune", "shot": 1, "step": 0, "loss": 0.7, "auc": 0.5, "runs": 30}
-    (tmp_path / "fig3.jsonl").write_text(json.dumps(line) + "\n")
+    line = {"row": "finetune", "data": "made", "shot": 1, "step": 0, "loss": 0.7, "auc": 0.5, "runs": 30}
+    for scale in ("smoke", "laptop"):
+        (tmp_path / scale).mkdir()
+        (tmp_path / scale / "fig3.jsonl").write_text(json.dumps({**line, "scale": scale}) + "\n")
     (section,) = fine_tuning_sections(gather(tmp_path).fine_tuning)
     assert section.heading.startswith("Fig. 3")
-    assert "k = 1: loss 0.70" in section.figures[0].alt
+    told = [figure.caption for figure in section.figures]
+    assert told == [
+        f"made, scale {scale}. Row finetune of fig3.jsonl, mean of 30 runs." for scale in ("laptop", "smoke")
+    ]
+    assert "k = 1: loss 0.70 to 0.70" in section.figures[0].alt
 
 
 def test_making_says_what_is_missing_and_what_was_stopped(tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ def test_a_run_that_diverged_is_exit_code_1_when_all_else_is_printed(
         (["tiny", "--data", "made", "--shots", "7"], "tiny has no k = 7; choose from 1, 2"),
         (["tiny", "--data", "made", "--seeds", "0"], "seeds=0 must be at least 1"),
         (["tiny", "--data", "made", "--scale", "huge"], "invalid choice 'huge'"),
+        (["fig3", "--rows", "maml"], "--rows is for tables, and fig3 knows none; leave it out"),
+        (["fig2", "--train-data", "made"], "--train-data is for tables"),
         (["tiny"], "--data: the laptop scale needs a data set"),
         ([], "required"),
     ],
@@ -156,7 +158,14 @@ def test_fig3_fits_tunes_and_draws(
     monkeypatch.setitem(
         SCALES, "smoke", replace(SCALE, settings={"width": 8, "iterations": 2, "test_steps": 5, "held_out": 0})
     )
-    assert cli("fig3", "--scale", "smoke") == 0
     folder = tmp_path / "smoke" / "synthetic"
+    asked = ("fig3", "--scale", "smoke")
+    assert cli(*asked, "--dry-run") == 0
+    work = "fit supervised-conv4-seed0; fine-tune and judge 2 runs at k = 1; fine-tune and judge 2 runs at k = 2"
+    assert capsys.readouterr().out == f"{folder / 'fig3.jsonl'}: {work}\n"
+    assert not folder.exists()
+    assert cli(*asked) == 0
     assert f"raw lines: {folder / 'fig3.jsonl'}" in capsys.readouterr().out
     assert "fine-tuned on k images" in (folder / "fig3.html").read_text()
+    assert cli(*asked, "--dry-run") == 0
+    assert "done" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rareshot.checkpoint import write_atomically
+from rareshot.checkpoint import state_hash, write_atomically
 from rareshot.data.augment import affine
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import RUNS, Plan, plan
@@ -33,6 +33,8 @@ def curves(
     learner: SupervisedLearner,
     rare: LabelledImages,
     *,
+    scale: str,
+    data: str,
     runs: int = RUNS,
     observe: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
@@ -40,13 +42,20 @@ def curves(
 
     Args:
         row: the key that the lines carry.
+        scale: a name in `SCALES`, and
+        data: that of the images; they stand in every line, beside the hash of the learner.
         observe: called after every run with those done and their number; what it raises stops the work, whole ks are kept.
 
     Raises:
-        ValueError: if a class has too few lesions for the largest k, or the file is damaged.
+        ValueError: if a class has too few lesions for the largest k, or the file is damaged or of another learner.
     """
+    about = {"row": row, "scale": scale, "data": data, "learner": state_hash(learner.state())}
     lines = read_curves(file)
-    kept = {line["shot"] for line in lines if line["row"] == row}
+    if any(line[name] != value for line in lines for name, value in about.items()):
+        raise ValueError(
+            f"{file} has the curves of another learner, scale or data set; move it away, or choose another --out"
+        )
+    kept = {line["shot"] for line in lines}
     plans = {shot: plan(rare, "paper", shot=shot, count=runs) for shot in SHOTS}
     done = len(kept & set(SHOTS)) * runs
     threads = torch.get_num_threads()
@@ -63,12 +72,22 @@ def curves(
                     observe(done, len(SHOTS) * runs)
                 means = np.mean(found, axis=0)
                 lines += [
-                    {"row": row, "shot": shot, "step": step * EVERY, "loss": loss, "auc": area, "runs": runs}
+                    {**about, "shot": shot, "step": step * EVERY, "loss": loss, "auc": area, "runs": runs}
                     for step, (loss, area) in enumerate(means.tolist())
                 ]
                 write_atomically(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
     finally:
         torch.set_num_threads(threads)
+
+
+def missing(file: Path) -> list[int]:
+    """Every k that a file lacks.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    kept = {line["shot"] for line in read_curves(file)}
+    return [shot for shot in SHOTS if shot not in kept]
 
 
 def _curve(learner: SupervisedLearner, item: Plan) -> list[tuple[float, float]]:
@@ -103,6 +122,6 @@ def read_curves(file: Path) -> list[dict[str, Any]]:
         return []
     try:
         lines = [dict(json.loads(line)) for line in file.read_text().splitlines()]
-        return [line for line in lines if line["row"] and line["shot"]]
+        return [line for line in lines if all(line[name] for name in ("row", "scale", "data", "learner", "shot"))]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is damaged ({error!r}); move it away") from error

@@ -142,7 +142,7 @@ def _site_plan(images: LabelledImages, shot: int, seed: int, count: int) -> list
         pair = (images.classes[first], images.classes[second])
         whole = images.of(pair)
         found = []
-        for site in sorted(set(sites)):
+        for site in sorted(set(sites) - {""}):  # blank: nobody wrote down where
             there = images.take(np.flatnonzero(sites == site)).of(pair)
             if min(groups for _, groups in there.counts().values()) >= shot + SITE_QUERY:
                 found.append((site, there))

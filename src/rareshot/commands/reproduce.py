@@ -16,7 +16,7 @@ from rareshot.checkpoint import write_atomically
 from rareshot.commands.fit import note_of
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, stoppable
-from rareshot.curves import curves, read_curves
+from rareshot.curves import curves, missing, read_curves
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import synthetic
 from rareshot.evaluation import PROTOCOLS, RUNS, Protocol
@@ -77,6 +77,7 @@ def reproduce(args: Sequence[str]) -> None:
     if options.table not in (*TABLES, *FIGURES):
         raise ValueError(f"no table {options.table!r}; choose from {', '.join((*TABLES, *FIGURES))}")
     if options.table in FIGURES:
+        _refuse_unused(options)
         FIGURES[options.table](options)
         return
     table = TABLES[options.table]
@@ -107,8 +108,23 @@ def reproduce(args: Sequence[str]) -> None:
     _close(setting, empty)
 
 
+def _refuse_unused(options: Reproduce) -> None:
+    """Refuse what a figure would leave aside.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    plain = Reproduce(options.table)
+    for name in ("train_data", "seeds", "rows", "shots", "protocol"):
+        if getattr(options, name) != getattr(plain, name):
+            raise ValueError(f"--{name.replace('_', '-')} is for tables, and {options.table} knows none; leave it out")
+
+
 def _fig2(options: Reproduce) -> None:
     """Eq. (3) itself: nothing is computed from data."""
+    if options.dry_run:
+        CONSOLE.print("fig2: draw Eq. (3), from no data")
+        return
     _write(options.out / "fig2.html", "The difficulty-aware loss", [loss_section()])
 
 
@@ -119,6 +135,13 @@ def _fig3(options: Reproduce) -> None:
     setting = Setting.of(TABLES["table1"], options.out, options.scale, images)
     row = next(row for row in TABLES["table1"].rows if row.key == "finetune-conv4")
     file = setting.folder / "fig3.jsonl"
+    cell = Cell(row, 5, 0)
+    if options.dry_run:
+        (todo,) = survey(setting, [cell], ["paper"])
+        work = [f"fit {todo.run}"] if todo.fit else []
+        work += [f"fine-tune and judge {RUNS} runs at k = {shot}" for shot in missing(file)]
+        CONSOLE.print(f"{file}: {'; '.join(work) or 'done'}", soft_wrap=True)
+        return
     with stoppable() as stop, _bars("fig3") as show:
 
         def tell(part: str, done: int, total: int, record: Mapping[str, Any]) -> None:
@@ -129,8 +152,18 @@ def _fig3(options: Reproduce) -> None:
             show(Step(f"fine-tuning, {RUNS} runs of each k", done, total, {}, 1, 2))
             stop.raise_if_asked()
 
-        learner = learner_of(setting, Cell(row, 5, 0), tell, lambda: bool(stop.number))
-        curves(file, row.key, cast(SupervisedLearner, learner), setting.rare, runs=RUNS, observe=observe)
+        learner = learner_of(setting, cell, tell, lambda: bool(stop.number))
+        fitted = cast(SupervisedLearner, learner)
+        curves(
+            file,
+            row.key,
+            fitted,
+            setting.rare,
+            scale=setting.scale,
+            data=setting.data,
+            runs=RUNS,
+            observe=observe,
+        )
     _write(setting.folder / "fig3.html", "Fine-tuning on few images", fine_tuning_sections(read_curves(file)))
     CONSOLE.print(f"raw lines: {file}", soft_wrap=True)
 

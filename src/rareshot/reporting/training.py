@@ -67,13 +67,18 @@ def loss_section() -> Section:
 
 
 def fine_tuning_sections(lines: Sequence[Record]) -> list[Section]:
-    """Fig. 3, for each row in lines of fig3.jsonl."""
-    rows = sorted({line["row"] for line in lines})
+    """Fig. 3, for each row, scale and data set in lines of fig3.jsonl."""
+    found: dict[tuple[str, ...], list[Record]] = {}
+    for line in lines:
+        found.setdefault((line["data"], line["scale"], line["row"]), []).append(line)
     text = """
     A network trained on the common diseases is fine-tuned on k images of each of two rare ones. Where the loss on them falls and
     the AUC on other images does not rise with it, the network has learnt the k images, not the diseases.
     """
-    figures = [fine_tuning([line for line in lines if line["row"] == row], f"Row {row} of fig3.jsonl.") for row in rows]
+    figures = [
+        fine_tuning(own, f"{data}, scale {scale}. Row {row} of fig3.jsonl, mean of {own[0]['runs']} runs.")
+        for (data, scale, row), own in sorted(found.items())
+    ]
     return [Section("Fig. 3: fine-tuning on few images", text, figures)] if figures else []
 
 
