@@ -12,7 +12,7 @@ import tyro
 
 from rareshot.evaluation import DRAWS, RUNS
 from rareshot.experiments import TABLES, Row
-from rareshot.gathered import gather
+from rareshot.gathered import Evaluation, gather
 from rareshot.reporting.lines import NOT_RUN, Part, parts_of
 from rareshot.statistics import Interval, interval
 
@@ -70,7 +70,7 @@ def table(part: Part, key: str) -> str:
 
 def auc(part: Part, row: Row, shot: int, protocol: str = "paper") -> str:
     """AUC in %: the mean with its interval, over seeds where there are enough, else over draws or episodes of seed 0."""
-    found = [each for line in part.of(row.key) for each in line.at(shot, protocol)]
+    found = runs_of(part, row, shot, protocol)
     means = [each.auc.mean for each in found]
     if not found:
         return NOT_RUN
@@ -83,6 +83,20 @@ def auc(part: Part, row: Row, shot: int, protocol: str = "paper") -> str:
     return spanned(interval(means, "over training seeds"), f"; {len(found)} seeds{mark}")
 
 
+def runs_of(part: Part, row: Row, shot: int, protocol: str) -> tuple[Evaluation, ...]:
+    """One evaluation for each training seed.
+
+    Raises:
+        ValueError: if the row has variants, whose seeds must not be counted together.
+    """
+    lines = part.of(row.key)
+    if len(lines) > 1:
+        raise ValueError(
+            f"{row.key} stands for {', '.join(line.label for line in lines)}; one of them belongs elsewhere"
+        )
+    return lines[0].at(shot, protocol) if lines else ()
+
+
 def spanned(found: Interval, more: str = "") -> str:
     """In %: mean and interval."""
     return f"{100 * found.mean:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f}{more})"
@@ -91,7 +105,7 @@ def spanned(found: Interval, more: str = "") -> str:
 def seeds(part: Part) -> str:
     """The three methods of the paper's claim, seed by seed, k = 5."""
     rows = [row for row in TABLES["table1"].rows if row.key in ("maml", "task-sampling", "daml")]
-    found = {row.key: {each.seed: each for line in part.of(row.key) for each in line.at(5, "paper")} for row in rows}
+    found = {row.key: {each.seed: each for each in runs_of(part, row, 5, "paper")} for row in rows}
     lines = ["| training seed | " + " | ".join(row.label for row in rows) + " | MAML less DAML |", "|---" * 5 + "|"]
     for seed in sorted({seed for each in found.values() for seed in each}):
         cells = [spanned(found[row.key][seed].auc) if seed in found[row.key] else NOT_RUN for row in rows]
@@ -112,7 +126,7 @@ def protocols(part: Part) -> str:
     for row in TABLES["table1"].rows:
         cells, known = [row.label], False
         for protocol in ("paper", "full"):
-            found = [each for line in part.of(row.key) for each in line.at(5, protocol) if not each.seed]
+            found = [each for each in runs_of(part, row, 5, protocol) if not each.seed]
             over = found[0].over_lesions if found else None
             cells += [
                 spanned(found[0].auc) if found else NOT_RUN,

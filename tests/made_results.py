@@ -23,8 +23,16 @@ ROWS = {row.key: row for table in TABLES.values() for row in table.rows}
 VERSIONS = {"rareshot": "0", "commit": "abc"}
 
 
-def made_run(method: Method, name: str = "maml", *, seed: int = 0, scale: str = "laptop", size: int = 64) -> Run:
-    facts = {"name": "isic2018", "common": ["x", "y"], "fingerprint": "common"}
+def made_run(
+    method: Method,
+    name: str = "maml",
+    *,
+    seed: int = 0,
+    scale: str = "laptop",
+    size: int = 64,
+    data: str = "isic2018",
+) -> Run:
+    facts = {"name": data, "common": ["x", "y"], "fingerprint": "common"}
     return Run(method, name, seed, size, scale, facts, VERSIONS)
 
 
@@ -40,6 +48,7 @@ def write_evaluation(
     seed: int = 0,
     scale: str = "laptop",
     data: str = "isic2018",
+    trained_on: str | None = None,
     fingerprint: str = "rare",
     inductive: bool = True,
     by_image: bool = False,
@@ -52,13 +61,16 @@ def write_evaluation(
     Args:
         plain: as `rareshot evaluate` writes it, without a row.
         method: fields that differ from the row's method.
+        trained_on: None: the same data.
     """
     fitted = (
         at_scale(replace(ROWS[row].at(shot), **(method or {})), scale)
         if row in ROWS
         else at_scale(ROWS["maml"].method, scale)
     )
-    run = made_run(fitted, ROWS[row].command if row in ROWS else "maml", seed=seed, scale=scale)
+    run = made_run(
+        fitted, ROWS[row].command if row in ROWS else "maml", seed=seed, scale=scale, data=trained_on or data
+    )
     card = SimpleNamespace(name=data)
     rare: Any = SimpleNamespace(card=card, classes=classes, fingerprint=lambda: fingerprint)
     learner: Any = SimpleNamespace(inductive=inductive)
@@ -89,10 +101,12 @@ def write_evaluation(
     return file
 
 
-def write_log(folder: Path, row: str, *, seed: int = 0, shot: int = 5, first: int = 1, last: int = 20) -> None:
+def write_log(
+    folder: Path, row: str, *, seed: int = 0, shot: int = 5, first: int = 1, last: int = 20, data: str = "isic2018"
+) -> None:
     """run.json and log.jsonl of a row's run at the laptop scale."""
     method = replace(at_scale(ROWS[row].at(shot), "laptop"), iterations=1000, warmup=500)
-    write_run(folder, made_run(method, ROWS[row].command, seed=seed))
+    write_run(folder, made_run(method, ROWS[row].command, seed=seed, data=data))
     records = [
         {"iteration": i, "loss": 1 / i, "tasks": [{"classes": ["x", "y"], "loss": 1 / i}]}
         | ({"validation_auc": 0.5 + i / 100} if i % 5 == 0 else {})

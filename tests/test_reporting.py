@@ -22,7 +22,7 @@ from rareshot.reporting.making import making_section
 from rareshot.reporting.tables import table_sections
 from rareshot.reporting.training import fine_tuning_sections, training_sections
 from rareshot.reporting.twins import twin_sections
-from rareshot.statistics import paired
+from rareshot.statistics import interval, paired
 from rareshot.tables_text import latex, markdown
 
 
@@ -59,6 +59,14 @@ def test_table_has_the_papers_figure_the_mean_over_seeds_and_their_difference(tm
     assert cells[7] == f"{shown:.1f} ({shown - 81.20:+.1f}; 6 episodes)".replace("-", "−")
     assert _cell(detail, "MAML", "each seed") == ", ".join(f"{mean:.1f}" for mean in means)
     assert "training seed 0 alone" in " ".join(detail.text.split())
+    over = interval(means, "over seeds")
+    assert _cell(detail, "MAML", "95 %") == f"{over.low:.1f} to {over.high:.1f} over 2 seeds".replace("-", "−")
+
+
+def test_one_seed_has_its_interval_over_episodes(tmp_path: Path) -> None:
+    found = interval(100 * _auc(write_evaluation(tmp_path, "maml", 1.0)), "over episodes")
+    detail = table_sections(_part(tmp_path))[1]
+    assert _cell(detail, "MAML", "95 %") == f"{found.low:.1f} to {found.high:.1f} over episodes"
 
 
 def test_interval_over_lesions_is_that_of_the_first_seeds_summary(tmp_path: Path) -> None:
@@ -190,7 +198,42 @@ def test_other_episodes_are_not_paired(tmp_path: Path) -> None:
     (section,) = difference_sections(_part(tmp_path))
     assert section.table is not None
     assert [row[0] for row in section.table.rows] == ["ANIL"]
-    assert "Left out, since the episodes are not the same: MAML at k = 5" in " ".join(section.text.split())
+    left = "Left out, since the episodes or the settings are not those of any DAML here: MAML at k = 5"
+    assert left in " ".join(section.text.split())
+
+
+def test_methods_that_trained_on_other_data_are_not_compared(tmp_path: Path) -> None:
+    """Both readings of Table 3: the training classes are Dermofit's, or those of ISIC."""
+    own = [
+        write_evaluation(tmp_path / f"1{row}", row, shift, data="dermofit")
+        for row, shift in (("maml", 2.0), ("daml", 1.0))
+    ]
+    other = [
+        write_evaluation(tmp_path / f"2{row}", row, shift, data="dermofit", trained_on="isic2018")
+        for row, shift in (("maml", 1.0), ("daml", 1.5))
+    ]
+    parts = parts_of(gather(tmp_path))
+    assert [part.name for part in parts] == ["dermofit, scale laptop", "dermofit, trained on isic2018, scale laptop"]
+    for part, (maml, daml) in zip(parts, (own, other), strict=True):
+        (section,) = difference_sections(part)
+        assert section.table is not None
+        assert [row[0] for row in section.table.rows] == ["MAML"]
+        apart = 100 * (_auc(maml) - _auc(daml)).mean()
+        assert _cell(section, "MAML", "Difference") == f"{apart:+.1f}".replace("-", "−")
+
+
+def test_a_variant_is_compared_with_the_daml_of_its_settings(tmp_path: Path) -> None:
+    files = {
+        (row, decay): write_evaluation(tmp_path / f"{row}{decay}", row, shift, method={"decay": decay})
+        for row, decay, shift in (("maml", 1.0, 0.5), ("maml", 0.1, 2.0), ("daml", 1.0, 1.0), ("daml", 0.1, 1.5))
+    }
+    write_evaluation(tmp_path / "3", "maml", 1.0, method={"decay": 0.5})
+    (section,) = difference_sections(_part(tmp_path))
+    for decay in (1.0, 0.1):
+        apart = 100 * (_auc(files["maml", decay]) - _auc(files["daml", decay])).mean()
+        shown = f"{apart:+.1f}".replace("-", "−")
+        assert _cell(section, f"MAML (decay = {decay:g})", "Difference") == shown
+    assert "here: MAML (decay = 0.5)." in " ".join(section.text.replace("\xa0", " ").split())
 
 
 def test_damaged_queries_are_refused(tmp_path: Path) -> None:
@@ -246,6 +289,17 @@ def test_daml_begins_where_the_warm_up_of_maml_ends(tmp_path: Path) -> None:
     curves, difficulty = section.figures
     assert "MAML from 0.550 to 0.700; DAML from 0.650 to 0.700" in curves.alt
     assert "The first 10 iterations are those of the run of MAML." in difficulty.caption
+
+
+def test_daml_does_not_begin_with_the_warm_up_of_other_data(tmp_path: Path) -> None:
+    for data in ("isic2018", "dermofit"):
+        write_evaluation(tmp_path / data / "cells" / "maml", "maml", 1.0, data="dermofit", trained_on=data)
+        write_log(tmp_path / data / "runs" / "maml", "maml", last=10, data=data)
+    write_evaluation(tmp_path / "isic2018" / "cells" / "daml", "daml", 1.0, data="dermofit", trained_on="isic2018")
+    write_log(tmp_path / "isic2018" / "runs" / "daml", "daml", first=11, data="isic2018")
+    own, other = (training_sections(part) for part in parts_of(gather(tmp_path)))
+    assert not any("first 10 iterations" in figure.caption for section in own for figure in section.figures)
+    assert any("first 10 iterations" in figure.caption for section in other for figure in section.figures)
 
 
 def test_runs_of_another_seed_are_not_drawn_with_these(tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ def difficulty_over_time(records: Sequence[Record], warmup: int, caption: str = 
         count[at] += 1
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
     half = windows // 2
-    late = total[:, half:].sum(1) / np.maximum(count[:, half:].sum(1), 1)
+    seen = count[:, half:].sum(1)
+    late = np.divide(total[:, half:].sum(1), seen, out=np.full(len(pairs), -np.inf), where=seen > 0)
     order = np.argsort(-late, kind="stable")
     figure = mpl.Figure(figsize=(WIDTH, 1.05 + 0.36 * len(pairs)), layout="constrained")
     axes = figure.subplots()
@@ -168,7 +169,7 @@ def difficulty_over_time(records: Sequence[Record], warmup: int, caption: str = 
             "Eq. (3) begins", (warmup / last * windows - 0.5, 1), (0, 3), ("data", "axes fraction"), "offset points",
             ha="right" if warmup > last / 2 else "left", va="bottom", color=WRONG, size=8.5,
         )  # fmt: skip
-    hardest, easiest = (f"{listed(pairs[i])} ({late[i]:.2f})" for i in (order[0], order[-1]))
+    hardest, easiest = (f"{listed(pairs[i])} ({late[i]:.2f})" for i in order[[0, np.sum(seen > 0) - 1]])
     alt = (
         f"Mean query loss of {len(pairs)} class pairs in {windows} parts of the training. "
         f"In the second half {hardest} was hardest, {easiest} easiest."

@@ -24,7 +24,7 @@ def difference_sections(part: Part) -> list[Section]:
     """Paired differences in each protocol, with ranks where whole evaluations allow them; nothing without DAML."""
     if part.reference is None:
         return []
-    sections = [_differences(part, part.reference, protocol) for protocol in ("paper", "full")]
+    sections = [_differences(part, protocol) for protocol in ("paper", "full")]
     return [section for section in [*sections, _ranks(part)] if section is not None]
 
 
@@ -45,11 +45,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _differences(part: Part, daml: Line, protocol: str) -> Section | None:
+def _differences(part: Part, protocol: str) -> Section | None:
     found: list[tuple[Line, int, Pairs, Paired]] = []
     unlike: list[str] = []
     for line in part.lines:
-        for shot in part.shots if line is not daml else ():
+        daml = part.reference_of(line)
+        if daml is None:
+            if line is not part.reference and any(line.at(shot, protocol) for shot in part.shots):
+                unlike.append(line.label)
+            continue
+        for shot in part.shots:
             pairs = _pairs(line.at(shot, protocol), daml.at(shot, protocol))
             same = [(first, second) for first, second in pairs if same_episodes(first, second)]
             if len(same) < len(pairs):
@@ -91,11 +96,14 @@ def _differences(part: Part, daml: Line, protocol: str) -> Section | None:
         "p over episodes",
         "Episodes",
     )
+    several = len(damls := {daml.label for line, *_ in found if (daml := part.reference_of(line))}) > 1
+    daml_name = "DAML" if several else damls.pop()
     tests = sum(result is not None for result in of_seeds)
     shorter = dict.fromkeys(line.label for line, _, pairs, _ in found if _count(pairs) < EPISODES)
     text = f"""
-    Mean AUC of each method minus that of {daml.label}, in points, on the same episodes of the {protocol} protocol, with the same
-    training seeds: below 0, {daml.label} is better. p is of the paired t test.
+    Mean AUC of each method minus that of {daml_name}, in points, on the same episodes of the {protocol} protocol, with the same
+    training seeds: below 0, {daml_name} is better. p is of the paired t test.
+    {f"Of {', '.join(sorted(damls))} each line is compared with the one that it has most in common with." if several else ""}
 
     Which method is better is asked of the training seeds: each seed gives one difference, and two seeds or more an interval
     and a p. Holm's correction counts these tests of the table: {tests}. With one seed there is none: trained again, the order may
@@ -106,9 +114,9 @@ def _differences(part: Part, daml: Line, protocol: str) -> Section | None:
 
     {f"Only the first episodes, those that both methods have, count for {'; '.join(shorter)}." if shorter else ""}
 
-    {f"Left out, since the episodes are not the same: {'; '.join(unlike)}." if unlike else ""}
+    {f"Left out, since the episodes or the settings are not those of any DAML here: {'; '.join(unlike)}." if unlike else ""}
     """
-    caption = f"Difference to {daml.label}. {part.name}; points of AUC, {protocol} protocol"
+    caption = f"Difference to {daml_name}. {part.name}; points of AUC, {protocol} protocol"
     return Section(
         f"Differences to DAML, {protocol} protocol ({part.name})", text, table=Table(caption, header, tuple(rows))
     )

@@ -60,6 +60,9 @@ class Part:
 
     scale: str
     data: str
+    """That was evaluated on."""
+    trained_on: str
+    """The data set of the common classes: most often the same."""
     way: int
     lines: tuple[Line, ...]
     logs: tuple[Log, ...]
@@ -68,7 +71,8 @@ class Part:
     @property
     def name(self) -> str:
         """For headings and captions: no figure without its scale."""
-        return f"{self.data}, scale {self.scale}{'' if self.way == WAY else f', {self.way}-way'}"
+        trained = "" if self.trained_on == self.data else f", trained on {self.trained_on}"
+        return f"{self.data}{trained}, scale {self.scale}{'' if self.way == WAY else f', {self.way}-way'}"
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -87,7 +91,22 @@ class Part:
     @property
     def reference(self) -> Line | None:
         """DAML; of several the one with the most episodes."""
-        return max(self.of(DAML), key=lambda line: sum(len(each.results) for each in line.evaluations), default=None)
+        return max(self.of(DAML), key=_episodes, default=None)
+
+    def reference_of(self, line: Line) -> Line | None:
+        """The DAML that a line is compared with: of several one that has what sets them apart (γ, decay) in common with it."""
+        damls = self.of(DAML)
+        if line in damls:
+            return self.reference if line is not self.reference else None
+        identities = [_identity(daml.evaluations[0]) for daml in damls]
+        apart = {n for i in identities for n in i if len({str(other.get(n)) for other in identities}) > 1}
+        own = _identity(line.evaluations[0])
+        alike = [
+            daml
+            for daml, values in zip(damls, identities, strict=True)
+            if all(str(own[name]) == str(values.get(name)) for name in apart & own.keys())
+        ]
+        return max(alike, key=_episodes, default=None)
 
     def tables(self) -> Iterator[tuple[Table, bool]]:
         """The paper's tables that stand for this data set, and whether the paper's figures are about it."""
@@ -102,7 +121,7 @@ class Part:
 
 
 def parts_of(gathered: Gathered) -> list[Part]:
-    """The parts in order of scale, data set and way.
+    """The parts in order of scale, data sets and way.
 
     Raises:
         ValueError: if two files hold the same cell, and nothing that is said of them tells them apart.
@@ -115,16 +134,22 @@ def parts_of(gathered: Gathered) -> list[Part]:
         Part(
             scale,
             data,
+            trained_on,
             way,
-            _lines([each for each in gathered.evaluations if _key(each) == (scale, data, way)]),
+            _lines([each for each in gathered.evaluations if _key(each) == (scale, data, trained_on, way)]),
             tuple(log for log in gathered.logs if log.run["scale"] == scale),
         )
-        for scale, data, way in keys
+        for scale, data, trained_on, way in keys
     ]
 
 
-def _key(evaluation: Evaluation) -> tuple[str, str, int]:
-    return evaluation.scale, evaluation.data, int(evaluation.header["way"])
+def _key(evaluation: Evaluation) -> tuple[str, str, str, int]:
+    trained_on = str(evaluation.header["run"]["data"].get("name", evaluation.data))
+    return evaluation.scale, evaluation.data, trained_on, int(evaluation.header["way"])
+
+
+def _episodes(line: Line) -> int:
+    return sum(len(each.results) for each in line.evaluations)
 
 
 def label_of(row: Row) -> str:
@@ -208,7 +233,6 @@ def _identity(evaluation: Evaluation) -> dict[str, Any]:
     values |= {
         "image size": evaluation.header["run"]["size"],
         "seed of the episodes": evaluation.header["seed"],
-        "trained on": evaluation.header["run"]["data"].get("name"),
         "evaluated images": evaluation.header["data"]["fingerprint"],
     }
     return values

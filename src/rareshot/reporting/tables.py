@@ -10,7 +10,7 @@ from rareshot.paper_figures import compared
 from rareshot.report import Section
 from rareshot.report import Table as Drawn
 from rareshot.reporting.lines import EPISODES, NOT_RUN, WAY, Line, Part
-from rareshot.statistics import Interval
+from rareshot.statistics import Interval, interval
 
 NONE = "–"
 """A cell that has no meaning, or whose interval was not drawn; one that was not computed says so."""
@@ -47,6 +47,15 @@ def points(difference: float) -> str:
 def seeds_text(found: Sequence[Evaluation]) -> str:
     """Mean AUC of each training seed, in %."""
     return ", ".join(f"{100 * each.auc.mean:.1f}" for each in found)
+
+
+def _over(found: Sequence[Evaluation]) -> str:
+    """The interval of the mean, and over what: training seeds where there are several."""
+    if len(found) == 1:
+        auc = found[0].auc
+        return f"{interval_text(auc)} {auc.kind}"
+    over = interval([each.auc.mean for each in found], "over seeds")
+    return f"{interval_text(over)} over {len(found)} seeds"
 
 
 def _name(row: Row, line: Line | None, table: Table) -> str:
@@ -134,17 +143,18 @@ def _details(part: Part, name: str, lines: Sequence[tuple[str, Line]], shots: Se
 def _detail(part: Part, name: str, lines: Sequence[tuple[str, Line]], shot: int) -> Section:
     header = ["Method"]
     for protocol in ("paper", "full"):
-        header += [f"{protocol}: mean", "each seed", "95 % over lesions"]
+        header += [f"{protocol}: mean", "95 %", "each seed", "95 % over lesions"]
     drawn, over, first = [], set(), set()
     for label, line in lines:
         cells = [label]
         for protocol in ("paper", "full"):
             found = line.at(shot, protocol)
             if not found:
-                cells += [NOT_RUN, NONE, NONE]
+                cells += [NOT_RUN, NONE, NONE, NONE]
                 continue
             cells += [
                 " ".join([f"{line.mean(shot, protocol):.1f}", *(f"({note})" for note in _short_of(found))]),
+                _over(found),
                 seeds_text(found),
                 interval_text(found[0].over_lesions),
             ]
@@ -154,7 +164,8 @@ def _detail(part: Part, name: str, lines: Sequence[tuple[str, Line]], shot: int)
         drawn.append(tuple(cells))
     lesions = f" ({', '.join(map(str, sorted(over)))} of them)" if over else ""
     text = f"""
-    The mean is over training seeds, where several were run; beside it stands each. The interval over lesions{lesions} is of
+    The mean is over training seeds, where several were run, and then its interval is over them: what another training would give. With
+    one seed it is over draws of {RUNS} runs or over episodes, and says nothing of that. The interval over lesions{lesions} is of
     training seed {", ".join(map(str, sorted(first)))} alone and says what other patients might give, not what another
     training would. The full protocol takes one image of every remaining lesion as query. Rows that were not run at this k
     are left out.
