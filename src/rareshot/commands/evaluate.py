@@ -114,7 +114,7 @@ def evaluate_command(args: Sequence[str]) -> None:
             stop.raise_if_asked()
 
         results, summary = judge(folder, name, header, plans, learner, observe)
-    label = f"{LABELS[run.name]}{' before training' if options.untrained else ''}"
+    label = f"{LABELS.get(run.name, run.name)}{' before training' if options.untrained else ''}"
     _show(f"{label}, {options.protocol} protocol, {options.way}-way {shot}-shot", results, summary, images)
     CONSOLE.print(f"raw lines: {folder / name}.jsonl")
 
@@ -122,7 +122,9 @@ def evaluate_command(args: Sequence[str]) -> None:
 def _with_test_steps(run: Run, steps: int) -> Method:
     has_steps = "test_steps" in {field.name for field in fields(run.method)}
     if not has_steps or getattr(run.method, "classifier", "finetune") != "finetune":
-        raise ValueError(f"--test-steps {steps}: {LABELS[run.name]} does not adapt by steps; leave the option out")
+        raise ValueError(
+            f"--test-steps {steps}: {LABELS.get(run.name, run.name)} does not adapt by steps; leave the option out"
+        )
     return replace(run.method, test_steps=steps)
 
 

@@ -8,39 +8,28 @@ from rareshot.methods.relation import RelationNet
 from rareshot.methods.supervised import Supervised
 from rareshot.types import Method
 
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (MAML, RelationNet, ProtoNet, Supervised, Pretrained)}
-"""The classes of methods by name, as run.json says them."""
-
-METHODS: dict[str, Method] = {
-    "maml": MAML(),
-    "fomaml": MAML(second_order=False),
-    "anil": MAML(adapted="head"),
-    "daml": MAML(meta_loss=DifficultyAware()),
-    "task-sampling": MAML(sampling="curriculum"),
-    "relation": RelationNet(),
-    "protonet": ProtoNet(),
-    "finetune": Supervised(classifier="finetune"),
-    "knn": Supervised(classifier="knn"),
-    "svm": Supervised(classifier="svm"),
-    "logistic": Supervised(classifier="logistic"),
-    "centroid": Supervised(classifier="centroid"),
-    "pretrained": Pretrained(),
+_KNOWN: dict[str, tuple[str, Method]] = {
+    "maml": ("MAML", MAML()),
+    "fomaml": ("first-order MAML", MAML(second_order=False)),
+    "anil": ("ANIL", MAML(adapted="head")),
+    "daml": ("DAML", MAML(meta_loss=DifficultyAware())),
+    "task-sampling": ("task sampling", MAML(sampling="curriculum")),
+    "relation": ("Relation Net", RelationNet()),
+    "protonet": ("prototypical networks", ProtoNet()),
+    "finetune": ("fine-tuning + augmentation", Supervised(classifier="finetune")),
+    "knn": ("features + KNN", Supervised(classifier="knn")),
+    "svm": ("features + SVM", Supervised(classifier="svm")),
+    "logistic": ("features + logistic regression", Supervised(classifier="logistic")),
+    "centroid": ("features + nearest centroid", Supervised(classifier="centroid")),
+    "pretrained": ("ImageNet features + logistic regression", Pretrained()),
 }
-"""Command → method with the paper's values, or those of docs/paper.md where the paper gives none."""
+"""Command → name in reports, and the method with the paper's values, or those of docs/paper.md where the paper gives none."""
 
-LABELS = {
-    "maml": "MAML",
-    "fomaml": "first-order MAML",
-    "anil": "ANIL",
-    "daml": "DAML",
-    "task-sampling": "task sampling",
-    "relation": "Relation Net",
-    "protonet": "prototypical networks",
-    "finetune": "fine-tuning + augmentation",
-    "knn": "features + KNN",
-    "svm": "features + SVM",
-    "logistic": "features + logistic regression",
-    "centroid": "features + nearest centroid",
-    "pretrained": "ImageNet features + logistic regression",
-}
+METHODS: dict[str, Method] = {command: method for command, (_, method) in _KNOWN.items()}
+"""Command → method."""
+
+LABELS: dict[str, str] = {command: label for command, (label, _) in _KNOWN.items()}
 """Command → name in reports."""
+
+KINDS: dict[str, type] = {type(method).__name__: type(method) for method in METHODS.values()}
+"""The classes of methods by name, as run.json says them."""

@@ -164,11 +164,11 @@ def _detail(part: Part, name: str, lines: Sequence[tuple[str, Line]], shot: int)
         drawn.append(tuple(cells))
     lesions = f" ({', '.join(map(str, sorted(over)))} of them)" if over else ""
     text = f"""
-    The mean is over training seeds, where several were run, and then its interval is over them: what another training would give. With
-    one seed it is over draws of {RUNS} runs or over episodes, and says nothing of that. The interval over lesions{lesions} is of
-    training seed {", ".join(map(str, sorted(first)))} alone and says what other patients might give, not what another
-    training would. The full protocol takes one image of every remaining lesion as query. Rows that were not run at this k
-    are left out.
+    The mean is over training seeds, where several were run, and then its interval is over them: what another training would
+    give. With one seed it is over draws of {RUNS} runs or over episodes, and says nothing of that. The interval over
+    lesions{lesions} is of training seed {", ".join(map(str, sorted(first)))} alone and says what other patients might give, not
+    what another training would. The full protocol takes one image of every remaining lesion as query. Rows that were not run
+    at this k are left out.
     """
     caption = f"{name} at k = {shot}. {part.name}; AUC in %, {part.way}-way"
     heading = f"{name} at k = {shot} with intervals ({part.name})"
