@@ -175,3 +175,11 @@ def test_a_table_refuses_a_key_that_stands_twice() -> None:
 def test_a_table_refuses_a_figure_for_a_k_that_it_has_not() -> None:
     with pytest.raises(ValueError, match=r"maml-resblocks-noaug has figures for k = \[5\], not \(1, 3\)"):
         Table("other", "", TABLES["table2"].rows[:1], shots=(1, 3))
+
+
+def test_a_twin_differs_in_its_norm_alone() -> None:
+    rows = TABLES["twins"].rows
+    assert [row.key for row in rows[::2]] == ["relation", "maml", "task-sampling", "daml", "protonet", "anil"]
+    for row, twin in zip(rows[::2], rows[1::2], strict=True):
+        assert twin.key == f"{row.key}-transductive"
+        assert replace(twin.method, norm="support") == row.method  # type: ignore[call-arg]

@@ -268,6 +268,14 @@ def test_twins_stand_beside_each_other(tmp_path: Path) -> None:
     assert _cell(lesions, "MAML, k = 5", "by image") == f"{image:.1f}"
 
 
+def test_any_transductive_run_stands_beside_its_twin(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "1", "protonet", 1.0)
+    write_evaluation(tmp_path / "2", "protonet", 2.0, plain=True, inductive=False, method={"norm": "transductive"})
+    (section,) = twin_sections(_part(tmp_path))
+    assert section.table is not None
+    assert [row[0].replace("\xa0", " ") for row in section.table.rows] == ["ProtoNet, k = 5, paper"]
+
+
 def test_one_site_stands_beside_all(tmp_path: Path) -> None:
     file = write_evaluation(tmp_path, "maml", 1.0, protocol="site", episodes=12, classes=("a", "b", "c"), summary=False)
     lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]

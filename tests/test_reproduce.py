@@ -15,6 +15,7 @@ from rareshot.cells import fill, found
 from rareshot.cli import main
 from rareshot.commands import reproduce as command
 from rareshot.experiments import TABLES
+from rareshot.gathered import gather
 from rareshot.scales import SCALES
 from rareshot.setting import Setting
 
@@ -141,6 +142,27 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("rareshot: ")
     assert message in said
+
+
+def test_images_are_judged_beside_lesions(
+    cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("tiny", "--data", "made", "--seeds", "1", "--rows", "untrained", "--rows", "svm", "--shots", "2")
+    assert cli(*asked) == 0
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.jsonl")}
+    assert cli(*asked, "--by-image") == 0
+    assert "paper protocol, drawn by image" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in before} == before
+    found = gather(tmp_path).evaluations
+    assert sorted((each.row, each.by_image) for each in found) == [
+        ("svm", False),
+        ("svm", True),
+        ("untrained", False),
+        ("untrained", True),
+    ]
+    assert len(found[1].results) == len(found[0].results)
+    assert cli(*asked, "--by-image", "--protocol", "full") == 2
+    assert "--by-image draws episodes of the paper protocol, not of full" in capsys.readouterr().err
 
 
 def test_fig2_needs_no_data(cli: Callable[..., int], tmp_path: Path) -> None:

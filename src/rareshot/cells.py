@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from rareshot.checkpoint import Run, last_training_state, load_state, read_run, warmup_state, write_atomically
 from rareshot.evaluation import Protocol
 from rareshot.experiments import Cell, Row
-from rareshot.results import judge, name_of
+from rareshot.results import judge
 from rareshot.runs import fit_run, share_a_warmup
 from rareshot.scales import at_scale
-from rareshot.setting import WAY, Setting, refuse_other_run
+from rareshot.setting import Setting, refuse_other_run
 from rareshot.statistics import Interval, interval
 from rareshot.training import TrainingDivergedError
 from rareshot.types import Learner, Progress
@@ -172,7 +172,7 @@ def found(setting: Setting, row: Row, shot: int, protocol: Protocol, seeds: int)
 
 def _evaluate(setting: Setting, cell: Cell, protocol: Protocol, learner: Learner, tell: Tell) -> None:
     plans = setting.plans(cell, protocol)
-    name = name_of(protocol, WAY, cell.shot)
+    name = setting.evaluation_name(protocol, cell.shot)
     folder = setting.cell_folder(cell)
 
     def observe(done: int, auc: float) -> None:
@@ -187,7 +187,7 @@ def _evaluate(setting: Setting, cell: Cell, protocol: Protocol, learner: Learner
 def _is_done(setting: Setting, cell: Cell, protocol: Protocol) -> bool:
     """Does a summary of just this evaluation lie there?"""
     header: Mapping[str, Any] = json.loads(json.dumps(setting.header(cell, protocol)))
-    lines = setting.cell_folder(cell) / f"{name_of(protocol, WAY, cell.shot)}.jsonl"
+    lines = setting.cell_folder(cell) / f"{setting.evaluation_name(protocol, cell.shot)}.jsonl"
     summary = _summary(setting, cell, protocol)
     there = summary or _first_line(lines)
     differing = [key for key, value in header.items() if there and there.get(key) != value]
@@ -201,7 +201,7 @@ def _is_done(setting: Setting, cell: Cell, protocol: Protocol) -> bool:
 
 def _summary(setting: Setting, cell: Cell, protocol: Protocol) -> dict[str, Any] | None:
     """A summary, or None where there is none or it is damaged: it can be drawn again from the lines."""
-    file = setting.cell_folder(cell) / f"{name_of(protocol, WAY, cell.shot)}.summary.json"
+    file = setting.cell_folder(cell) / f"{setting.evaluation_name(protocol, cell.shot)}.summary.json"
     with suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         summary: dict[str, Any] = json.loads(file.read_bytes())
         return summary

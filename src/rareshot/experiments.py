@@ -180,15 +180,21 @@ _TABLE3 = Table(
     data="dermofit",
     stand_ins=("pad-ufes-20", "synthetic"),
 )
+
+
+def _twins_of(rows: Iterable[Row]) -> Iterable[Row]:
+    """Each method that has a norm to choose, and behind it the one whose answers depend on the other query images."""
+    for row in rows:
+        if isinstance(row.method, MAML | RelationNet | ProtoNet) and not row.untrained:
+            yield replace(row, paper={})
+            twin = replace(row.method, norm="transductive")
+            yield Row(f"{row.key}-transductive", f"{row.label}, transductive", row.backbone, twin, row.command)
+
+
 _TWINS = Table(
     "twins",
-    "MAML and DAML beside their transductive twins, whose answers depend on the other query images",
-    (
-        Row("maml", "MAML", CONV, MAML(), "maml"),
-        Row("maml-transductive", "MAML, transductive", CONV, MAML(norm="transductive"), "maml"),
-        Row("daml", "DAML", CONV, _daml(5.0), "daml"),
-        Row("daml-transductive", "DAML, transductive", CONV, replace(_daml(5.0), norm="transductive"), "daml"),
-    ),
+    "Methods beside their transductive twins, whose answers depend on the other query images",
+    tuple(_twins_of(_TABLE1.rows)),
 )
 TABLES = {table.key: table for table in (_TABLE1, _TABLE2, _TABLE3, _TWINS)}
 """What `rareshot reproduce` knows by name."""

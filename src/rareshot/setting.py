@@ -13,7 +13,7 @@ from rareshot.data.cards import CARDS
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import Plan, Protocol, plan
 from rareshot.experiments import Cell, Row, Table
-from rareshot.results import header_of
+from rareshot.results import header_of, name_of
 from rareshot.scales import SCALES, at_scale
 from rareshot.types import Learner
 
@@ -32,10 +32,19 @@ class Setting:
     common: LabelledImages
     rare: LabelledImages
     """Of the same images, or of another data set."""
+    by_image: bool = False
+    """Draw images instead of lesions in the `paper` protocol: photographs of one may stand on both sides."""
 
     @classmethod
     def of(
-        cls, table: Table, out: Path, scale: str, images: LabelledImages, train: LabelledImages | None = None
+        cls,
+        table: Table,
+        out: Path,
+        scale: str,
+        images: LabelledImages,
+        train: LabelledImages | None = None,
+        *,
+        by_image: bool = False,
     ) -> "Setting":
         """The classes that a table is about.
 
@@ -63,7 +72,7 @@ class Setting:
                 f"would train on {', '.join(seen)}, which cannot be judged as unseen" if seen else "has no common class"
             )
             raise ValueError(f"--train-data: {common.card.name} {told}; choose another data set")
-        return cls(out, scale, common, rare)
+        return cls(out, scale, common, rare, by_image)
 
     @property
     def data(self) -> str:
@@ -114,6 +123,7 @@ class Setting:
             shot=cell.shot,
             seed=0,
             untrained=cell.row.untrained,
+            by_image=self.by_image,
             episodes=self.count(cell.row, protocol) if protocol == "site" else None,
         )
         header["run"].pop(
@@ -132,7 +142,12 @@ class Setting:
 
     def plans(self, cell: Cell, protocol: Protocol) -> list[Plan]:
         """The episodes of a cell; every cell of one k meets the same ones, from the first."""
-        return plan(self.rare, protocol, way=WAY, shot=cell.shot, count=self.count(cell.row, protocol))
+        count = self.count(cell.row, protocol)
+        return plan(self.rare, protocol, way=WAY, shot=cell.shot, count=count, by_image=self.by_image)
+
+    def evaluation_name(self, protocol: Protocol, shot: int) -> str:
+        """What the files of a cell's evaluation are called."""
+        return name_of(protocol, WAY, shot, by_image=self.by_image)
 
 
 def possible(

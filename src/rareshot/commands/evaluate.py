@@ -57,7 +57,7 @@ class Evaluate:
     untrained: bool = False
     """Judge the run's random initialisation instead: what adapting reaches with nothing learnt."""
     by_image: bool = False
-    """Let photographs of one lesion stand on both sides (paper protocol): shows what that flatters."""
+    """Draw single images, so that photographs of one lesion may stand on both sides (paper protocol); not for reporting."""
     rare: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A class to evaluate on; say it once for each. None: as the data set's card says."""
     out: Path | None = None

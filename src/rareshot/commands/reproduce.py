@@ -39,7 +39,7 @@ class Reproduce:
     """Fill a table of the paper: fit and evaluate what is missing, then print it beside the paper's figures.
 
     table1 (all methods, k = 1, 3, 5), table2 (backbone, augmentation, eta), table3 (Dermofit; PAD-UFES-20 may stand in),
-    twins (MAML and DAML beside their transductive twins); fig2 (Eq. 3, needs no data), fig3 (fine-tuning, step by step). What
+    twins (methods beside their transductive twins); fig2 (Eq. 3, needs no data), fig3 (fine-tuning, step by step). What
     is done is not done again, and tables share cells: stop it when you like (Ctrl-C, SIGTERM, even kill -9), and the same
     command goes on.
 
@@ -64,6 +64,9 @@ class Reproduce:
     protocol: Annotated[tuple[Protocol, ...], tyro.conf.UseAppendAction] = ()
     """How to evaluate, see `rareshot evaluate`; say it once for each. None: paper, full and, where the data allow it, site;
     paper alone at the smoke scale."""
+    by_image: bool = False
+    """Draw images instead of lesions, so that photographs of one may stand on both sides: in the paper protocol, beside what was
+    drawn by lesion, and `rareshot report` shows both. Not for reporting as the result."""
     out: Path = Path("results")
     """Results go to OUT/SCALE/DATA/."""
     dry_run: bool = False
@@ -86,8 +89,14 @@ def reproduce(args: Sequence[str]) -> None:
         STATUS.print("rows that adapt by gradient steps use the GPU; the others run on the CPU")
     size = SCALES[options.scale].size
     train = load_images(options.train_data, size, ()) if options.train_data else None
-    setting = Setting.of(table, options.out, options.scale, _images(options, size), train)
+    setting = Setting.of(table, options.out, options.scale, _images(options, size), train, by_image=options.by_image)
     asked: Sequence[Protocol] = [each for each in PROTOCOLS if each in options.protocol]
+    if options.by_image:
+        if set(asked) - {"paper"}:
+            raise ValueError(
+                f"--by-image draws episodes of the paper protocol, not of {', '.join(asked)}; leave --protocol out"
+            )
+        asked = ["paper"]
     shots = sorted({cell.shot for cell in cells})
     protocols = possible(setting, asked or SCALES[options.scale].protocols, shots, strict=bool(asked))
     rows = {cell.row.key: cell.row for cell in cells}
@@ -115,7 +124,7 @@ def _refuse_unused(options: Reproduce) -> None:
         ValueError: naming the option.
     """
     plain = Reproduce(options.table)
-    for name in ("train_data", "seeds", "rows", "shots", "protocol"):
+    for name in ("train_data", "seeds", "rows", "shots", "protocol", "by_image"):
         if getattr(options, name) != getattr(plain, name):
             raise ValueError(f"--{name.replace('_', '-')} is for tables, and {options.table} knows none; leave it out")
 
@@ -245,7 +254,8 @@ def _show(
     """Rows by k, with the paper's figures where they are about the same data and protocol."""
     judged, smoke = setting.rare.card.name, setting.scale == "smoke"
     compared = protocol == "paper" and judged == table.data and not smoke
-    CONSOLE.print(f"\n{table.title}: {setting.data}, {setting.scale} scale, {protocol} protocol", soft_wrap=True)
+    drawn = ", drawn by image" if setting.by_image else ""
+    CONSOLE.print(f"\n{table.title}: {setting.data}, {setting.scale} scale, {protocol} protocol{drawn}", soft_wrap=True)
     beside = "; beside the paper's figure, ours less the paper's" if compared else ""
     CONSOLE.print(f"AUC in %, mean (95 % interval), over what{beside}", soft_wrap=True)
     shown = Shown(show_lines=True, box=box.HORIZONTALS, padding=(0, 1, 0, 0))

@@ -216,7 +216,7 @@ def _row(evaluation: Evaluation) -> str:
         return name
     if evaluation.untrained:
         return "untrained" if name == "maml" else f"untrained-{name}"
-    return name if evaluation.inductive or name not in ("maml", DAML) else name + TRANSDUCTIVE
+    return name if evaluation.inductive else name + TRANSDUCTIVE
 
 
 def _label(row: str) -> str:
@@ -224,7 +224,10 @@ def _label(row: str) -> str:
     if row in known:
         return label_of(known[row])
     name = row.removeprefix("untrained-")
-    return f"random start of {_label(name)}" if name != row else LABELS.get(row, row)
+    if name != row:
+        return f"random start of {_label(name)}"
+    name = row.removesuffix(TRANSDUCTIVE)
+    return f"{_label(name)}, transductive" if name != row else LABELS.get(row, row)
 
 
 def _identity(evaluation: Evaluation) -> dict[str, Any]:
