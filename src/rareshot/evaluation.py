@@ -1,4 +1,4 @@
-"""How good is a learner on rare diseases? The protocols `paper`, `full` and `site` (§3.2, docs/evaluation.md).
+"""How good is a learner on rare diseases? The protocols `paper`, `full` and `site` (§3, docs/evaluation.md).
 
 - `paper`: 2 random rare classes, k support and 15 query images each; 20 draws of the paper's 30 runs, so that no draw is
   chosen.

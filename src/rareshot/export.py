@@ -1,4 +1,4 @@
-"""An adapted classifier as one ONNX file, for machines without torch: bytes of RGB images in, probabilities out (§2.1).
+"""An adapted classifier as one ONNX file, for machines without torch: bytes of RGB images in, probabilities out.
 
     images         (n, size, size, 3) uint8, cut and resized as docs/export.md says
     probabilities  (n, way) float32, as `rareshot predict` gives them

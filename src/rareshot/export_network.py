@@ -1,4 +1,4 @@
-"""A classifier as a network of plain operations, from bytes to probabilities: what `rareshot.export` writes (§2.1)."""
+"""A classifier as a network of plain operations, from bytes to probabilities: what `rareshot.export` writes."""
 
 import copy
 import math

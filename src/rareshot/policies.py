@@ -1,4 +1,4 @@
-"""Which classes next? `Curriculum` is the task sampling that the paper compares with (§3.2, Table 1).
+"""Which classes next? `Curriculum` is the task sampling that the paper compares with (§3, Table 1).
 
 Maicas, Bradley, Nascimento, Reid, Carneiro: Training Medical Image Analysis Systems like Radiologists, MICCAI 2018,
 arXiv 1805.10884: a teacher chooses the tasks on which the student makes the most progress, or loses the most. The arms are

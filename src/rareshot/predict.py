@@ -1,4 +1,4 @@
-"""From a learner's name and a few photographs to answers on new images, each judged by itself (§2.1).
+"""From a learner's name and a few photographs to answers on new images, each judged by itself.
 
     load("isic2018").adapt(support_from("photographs/", 64))(images)      # the three nouns, by hand
     adapted = adapt_to("isic2018", "photographs/")                        # with names, cautions and a file to save

@@ -1,4 +1,4 @@
-"""Training images that stay on a device as bytes: there they are gathered, made float, transformed and standardised (§2.1).
+"""Training images that stay on a device as bytes: there they are gathered, made float, transformed and standardised.
 
 A task then comes as numbers alone: which images, and an affine map for each, drawn on the CPU by the same generator as ever. So
 a run on a GPU sees the same pictures as one on a CPU.

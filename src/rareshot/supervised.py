@@ -1,4 +1,4 @@
-"""Plain supervised training: cross-entropy over the common classes, Adam, batch norm with running statistics (§3.2).
+"""Plain supervised training: cross-entropy over the common classes, Adam, batch norm with running statistics (§3).
 
 Batch i is a pure function of (seed, i), so the weights, the running statistics and Adam's moments are all that a bit-identical
 resume needs. A batch is computed on torch's threads as they are set, and another number of threads may give other bits.

@@ -1,4 +1,4 @@
-"""The k photographs of each class as they come from a user: read, decoded, checked, and what to be careful about (§2.1)."""
+"""The k photographs of each class as they come from a user: read, decoded, checked, and what to be careful about."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

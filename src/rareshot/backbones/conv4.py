@@ -1,4 +1,4 @@
-"""The paper's backbone: four blocks of 3x3 convolution, norm, ReLU, 2x2 max-pool (§3.1)."""
+"""The paper's backbone: four blocks of 3x3 convolution, norm, ReLU, 2x2 max-pool (§3)."""
 
 import torch
 from jaxtyping import Float

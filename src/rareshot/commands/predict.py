@@ -55,8 +55,8 @@ class Predict:
     """CLASS=SHARE, once for each class: how frequent it is among those who are judged, as df=0.3. The shares sum to 1. None:
     all alike."""
     sets: bool = False
-    """Also give the set of classes that an image may be of, which holds the right one as often as promised. It adapts once
-    for each support image, without it: some seconds."""
+    """Also give the set of classes that an image may be of, which holds the right one as often as promised. It costs one more
+    pass of the support images for each image, and needs 2 images a class."""
     threads: int = 1
     """CPU threads. Work on one image is too small to share out; with one thread the bits of an answer are the same anywhere."""
 

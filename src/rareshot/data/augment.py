@@ -1,4 +1,4 @@
-"""Augmentation: any rotation, scale 0.8 to 1.2 with crop, both flips, drawn for every image by itself (§3.1).
+"""Augmentation: any rotation, scale 0.8 to 1.2 with crop, both flips, drawn for every image by itself (§3).
 
 One affine map an image, applied to the whole batch at once. The draws come from a numpy generator that the caller makes of
 (seed, iteration, task), so that a resumed run sees the same pictures; kornia and torchvision draw from the global state.

@@ -1,4 +1,4 @@
-"""A data set looked over before it is used: what is in it, what is wrong, which tasks it can carry (§2.1)."""
+"""A data set looked over before it is used: what is in it, what is wrong, which tasks it can carry."""
 
 import hashlib
 from collections import Counter

@@ -1,4 +1,4 @@
-"""One image file → a square RGB array (§2.1): the centre square, resized with antialiasing.
+"""One image file → a square RGB array: the centre square, resized with antialiasing.
 
 By content: what Pillow reads (`FORMATS`) here; HEIC by pillow-heif (extra `heic`); DICOM in `dicom` (extra `dicom`).
 

@@ -1,4 +1,4 @@
-"""A DICOM file → its first frame as an 8-bit picture (§2.1). Needs the extra `dicom`.
+"""A DICOM file → its first frame as an 8-bit picture. Needs the extra `dicom`.
 
 Only the elements that say how a picture looks are taken from the file (`_WANTED`); the patient's are skipped over, and
 no text of the file or of pydicom's, which may quote it, stands in a reason.

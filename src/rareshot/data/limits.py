@@ -1,4 +1,4 @@
-"""What a picture may cost, and what opening one may say: limits, a clock, silence; for every decoder (§2.1)."""
+"""What a picture may cost, and what opening one may say: limits, a clock, silence; for every decoder."""
 
 import io
 import logging

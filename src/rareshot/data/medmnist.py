@@ -1,4 +1,4 @@
-"""MedMNIST-style .npz files: {train,val,test}_{images,labels}, 28 to 224 pixels, grey or RGB, no lesion ids (§2.1)."""
+"""MedMNIST-style .npz files: {train,val,test}_{images,labels}, 28 to 224 pixels, grey or RGB, no lesion ids."""
 
 import math
 import struct

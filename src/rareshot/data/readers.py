@@ -1,4 +1,4 @@
-"""From a path to a `Listing`: finds which of the known layouts a data set has; reads names, labels and groups (§2.1).
+"""From a path to a `Listing`: finds which of the known layouts a data set has; reads names, labels and groups.
 
 1. ISIC 2018 Task 3 as published: ISIC2018_Task3_Training_Input/, …GroundTruth.csv (one-hot), …LesionGroupings.csv
 2. HAM10000 as published: HAM10000_images_part_1/, _2/, HAM10000_metadata

@@ -1,4 +1,4 @@
-"""The store: every image decoded once, at one size, in a file that is mapped into memory (§2.1).
+"""The store: every image decoded once, at one size, in a file that is mapped into memory.
 
     prepare(path, size) → folder --open_store--> LabelledImages          load(path, size): both, as needed
 

@@ -1,4 +1,4 @@
-"""From features to probabilities by scikit-learn: the k support images are all that these classifiers learn from (§3.2).
+"""From features to probabilities by scikit-learn: the k support images are all that these classifiers learn from (§3).
 
 Every feature vector is first divided by its length (as in Tian et al., Rethinking Few-Shot Image Classification, ECCV 2020).
 One penalty then fits every network whatever the scale of its features, with one image a class too, where there is nothing

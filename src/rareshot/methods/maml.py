@@ -50,7 +50,7 @@ class MAML:
     norm: NormMode = "support"
     """What normalises a query image: support, tasknorm, group; or transductive, for the paper's tables only."""
     head: HeadMode = "shared"
-    """full: a learnt row for each class, one way only. shared: every class starts from one learnt row, any way."""
+    """full: a learnt row for each class, one way only. shared: every class starts from the same row, of zeros; any way."""
     adapted: Literal["all", "head"] = "all"
     """What the inner loop moves: all weights (MAML), or the head alone (ANIL)."""
     way: int = 2
