@@ -53,7 +53,7 @@ def _over(found: Sequence[Evaluation]) -> str:
     """The interval of the mean, and over what: training seeds where there are several."""
     if len(found) == 1:
         auc = found[0].auc
-        return f"{interval_text(auc)} {auc.kind}"
+        return f"{interval_text(auc)} {auc.kind.partition(' of ')[0]}"
     over = interval([each.auc.mean for each in found], "over seeds")
     return f"{interval_text(over)} over {len(found)} seeds"
 
