@@ -98,9 +98,12 @@ def _k135(one: float, three: float, five: float) -> dict[int, float]:
     return {1: one, 3: three, 5: five}
 
 
-def _features(classifier: str, label: str, paper: Mapping[int, float] | None = None) -> Row:
-    method = Supervised(backbone="densenet121", classifier=classifier)  # type: ignore[arg-type]
-    return Row(classifier, f"features + {label}", DENSE, method, classifier, paper or {})
+def _features(
+    classifier: str, label: str, paper: Mapping[int, float] | None = None, *, backbone: str = "densenet121"
+) -> Row:
+    method = Supervised(backbone=backbone, classifier=classifier)  # type: ignore[arg-type]
+    key, shown = (classifier, DENSE) if backbone == "densenet121" else (f"{classifier}-{backbone}", CONV)
+    return Row(key, f"features + {label}", shown, method, classifier, paper or {})
 
 
 def _daml(eta: float) -> MAML:
@@ -145,6 +148,10 @@ _TABLE1 = Table(
         *_maml_family(_k135(63.77, 77.98, 81.20), _k135(64.21, 78.40, 82.05), _k135(67.33, 79.60, 83.30)),
         _features("logistic", "logistic regression"),
         _features("centroid", "nearest centroid"),
+        _features("knn", "KNN", backbone="conv4"),
+        _features("svm", "SVM", backbone="conv4"),
+        _features("logistic", "logistic regression", backbone="conv4"),
+        _features("centroid", "nearest centroid", backbone="conv4"),
         Row("pretrained", "ImageNet features + logistic regression", "EfficientNet-Lite0", Pretrained(), "pretrained"),
         Row("protonet", "ProtoNet", CONV, ProtoNet(), "protonet"),
         Row("anil", "ANIL", CONV, MAML(adapted="head"), "anil"),
