@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from rareshot.evaluation import DRAWS, RUNS
+from rareshot.evaluation import DRAWS, RUNS, by_pair
 from rareshot.experiments import TABLES, Row
 from rareshot.gathered import Evaluation, gather
 from rareshot.reporting.lines import NOT_RUN, Part, parts_of
@@ -138,11 +138,25 @@ def protocols(part: Part) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sites(part: Part) -> str:
+    """Each pair of classes over all sites and within one, seed 0, k = 5."""
+    rows = [row for row in TABLES["table1"].rows if row.key in ("maml", "daml", "logistic")]
+    found = {row.label: by_pair(runs_of(part, row, 5, "site")[0].results) for row in rows}
+    lines = ["| classes | site | " + " | ".join(found) + " |", "|---" * (2 + len(found)) + "|"]
+    first = next(iter(found.values()))
+    for site, classes in sorted(first, key=lambda key: (key[1], key[0])):
+        named = " and ".join(classes) if not site else ""
+        cells = [spanned(cells[site, classes]) for cells in found.values()]
+        lines.append(f"| {named} | {site or 'all'} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 BLOCKS: Mapping[str, Callable[[Part], str]] = {
     "table1": lambda part: table(part, "table1"),
     "table2": lambda part: table(part, "table2"),
     "seeds": seeds,
     "protocols": protocols,
+    "sites": sites,
 }
 """Mark → what stands there."""
 
