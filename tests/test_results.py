@@ -57,11 +57,16 @@ def test_a_killed_evaluation_goes_on_behind_the_last_whole_line(
     assert answers[0].read_bytes() == answers[1].read_bytes()
 
 
+@pytest.mark.parametrize("there", [False, True])
 def test_lines_without_their_answers_are_read_and_not_written(
-    tmp_path: Path, learner: Learner, plans: list[Plan]
+    tmp_path: Path, learner: Learner, plans: list[Plan], there: bool
 ) -> None:
     results, summary = judged(tmp_path, learner, plans)
-    (tmp_path / f"{NAME}.queries.jsonl").unlink()  # as in a clone, which brings none
+    answers = tmp_path / f"{NAME}.queries.jsonl"
+    if there:
+        answers.write_text("")
+    else:
+        answers.unlink()  # as in a clone, which brings none
     before = (tmp_path / f"{NAME}.jsonl").read_bytes()
     assert judged(tmp_path, learner, plans) == (results, json.loads(json.dumps(summary)))
     with pytest.raises(ValueError, match=r"has 4 episodes without .*queries\.jsonl, so 3 of them cannot be summed up"):
@@ -72,7 +77,7 @@ def test_lines_without_their_answers_are_read_and_not_written(
     with pytest.raises(ValueError, match="so 4 of them cannot be summed up"):
         judged(tmp_path, learner, plans)
     assert (tmp_path / f"{NAME}.jsonl").read_bytes() == before
-    assert not (tmp_path / f"{NAME}.queries.jsonl").exists()
+    assert answers.exists() == there
 
 
 def test_lines_of_other_episodes_are_refused(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:

@@ -83,7 +83,8 @@ def judge(
 ) -> tuple[list[RunResult], dict[str, Any]]:
     """Results of all plans, those on disk and, appended one by one, those that were missing; and their summary.
 
-    What is on disk is never dropped: where it cannot be gone on with, that is said and it stays as it is.
+    Lines that cannot be gone on with stay as they are, and that is said; the last ones are computed again where a stop left them
+    without what was said of their images.
 
     Raises:
         ValueError: if the file is damaged, holds results of something else or other episodes than the plans', lacks what
@@ -95,10 +96,10 @@ def judge(
         if not hold(out.fileno(), wait=False):
             raise ValueError(f"{lines} is being written by another process; wait for it, or choose another --out")
         results = _done(lines, header, plans)
-        if results and not scores.exists():
+        queries = _queries(scores)
+        if results and not queries:
             return results[: len(plans)], _kept_summary(lines, results, len(plans))
         with scores.open("a+") as out_scores:
-            queries = _queries(scores)
             count = min(len(results), len(queries))
             _cut(out, lines, 1 + count)
             _cut(out_scores, scores, count)
@@ -192,6 +193,9 @@ def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list
 
 
 def _queries(scores: Path) -> list[Query]:
+    """What was said of the images of an earlier call; nothing where that was not kept."""
+    if not scores.exists():
+        return []
     try:
         return [Query(**json.loads(line)) for line in _whole_lines(scores)]
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
