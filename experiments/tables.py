@@ -13,7 +13,7 @@ import tyro
 from rareshot.evaluation import DRAWS, RUNS, by_pair
 from rareshot.experiments import TABLES, Row
 from rareshot.gathered import Evaluation, gather
-from rareshot.reporting.lines import NOT_RUN, Part, parts_of
+from rareshot.reporting.lines import NOT_RUN, WAY, Part, parts_of
 from rareshot.statistics import Interval, interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,8 +41,11 @@ def main(write: bool = False) -> None:
 
 
 def laptop(results: Path) -> Part:
-    """The laptop scale's evaluations on ISIC 2018, 2-way."""
-    (part,) = (part for part in parts_of(gather(results / "laptop")) if part.data == "isic2018")
+    """The laptop scale's evaluations on ISIC 2018, 2-way, of what was trained there."""
+    wanted = ("isic2018", "isic2018", WAY)
+    (part,) = (
+        part for part in parts_of(gather(results / "laptop")) if (part.data, part.trained_on, part.way) == wanted
+    )
     return part
 
 

@@ -291,12 +291,23 @@ def test_checkpoints_of_a_run_are_as_fit_leaves_them(whole: Setting) -> None:
 
 def test_two_processes_do_not_fit_the_same_run(tmp_path: Path) -> None:
     setting = tiny_setting(tmp_path)
-    cells = cells_of(TINY, rows=["maml"], shots=[2])
-    folder = setting.run_folder("maml-2shot-seed0")
+    fill(setting, cells_of(TINY, rows=["maml"], shots=[2]), ["paper"])
+    folder = setting.run_folder("daml-2shot-seed0")
     folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text("of the other process\n")
     with alone(folder, wait=False) as held:
         assert held
-        with pytest.raises(ValueError, match="maml-2shot-seed0 is being fitted by another process"):
-            fill(setting, cells, ["paper"])
-        assert not list(folder.iterdir())
-    assert fill(setting, cells, ["paper"]) == {}
+        with pytest.raises(ValueError, match="daml-2shot-seed0 is being fitted by another process"):
+            fill(setting, cells_of(TINY, rows=["daml"], shots=[2]), ["paper"])
+        assert [file.read_text() for file in folder.iterdir()] == ["of the other process\n"]
+
+
+def test_lines_of_a_start_that_was_given_up_leave_no_gap(whole: Setting, tmp_path: Path) -> None:
+    """Before its first checkpoint; then it begins where another run's warm-up ended."""
+    setting = tiny_setting(tmp_path)
+    folder = setting.run_folder("daml-2shot-seed0")
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text('{"iteration": 1}\n')
+    assert fill(setting, cells_of(TINY, rows=["maml", "daml"], shots=[2]), ["paper"]) == {}
+    name = "runs/daml-2shot-seed0/log.jsonl"
+    assert lines_of(setting)[name] == lines_of(whole)[name]

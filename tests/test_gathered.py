@@ -85,7 +85,7 @@ def test_wrong_value_is_refused_by_file_and_line(
         gather(tmp_path)
 
 
-@pytest.mark.parametrize("text", [b"{\n", b"[1]\n", b"\xff\xfe\n", b"", b"null\n"])
+@pytest.mark.parametrize("text", [b"{\n", b"[1]\n", b"\xff\xfe\n", b"null\n"])
 def test_file_with_the_name_of_an_evaluation_must_be_one(tmp_path: Path, text: bytes) -> None:
     file = tmp_path / "paper-2way-5shot.jsonl"
     file.write_bytes(text)
@@ -112,6 +112,13 @@ def test_summary_that_disagrees_is_refused(tmp_path: Path, change: Callable[[dic
         ValueError, match=f"{re.escape(str(file))} is not a summary of paper-2way-5shot.jsonl; remove it"
     ):
         gather(tmp_path)
+
+
+def test_an_evaluation_that_has_just_begun_is_left_out(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0)
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "paper-2way-5shot.jsonl").write_text("")
+    assert len(gather(tmp_path).evaluations) == 1
 
 
 def test_summary_of_episodes_that_fill_no_whole_draw_is_taken(tmp_path: Path) -> None:

@@ -134,9 +134,17 @@ def test_plain_evaluation_of_a_rows_run_joins_its_row(tmp_path: Path) -> None:
     assert (line.row, len(line.evaluations)) == ("daml-eta7", 2)
 
 
+def test_plain_evaluation_of_what_a_cell_holds_is_not_counted_twice(tmp_path: Path) -> None:
+    for by_image in (False, True):
+        write_evaluation(tmp_path / "cell", "maml", 1.0, by_image=by_image)
+        write_evaluation(tmp_path / "run", "maml", 1.0, by_image=by_image, plain=True)
+    assert [each.row for each in _part(tmp_path).evaluations] == ["maml", "maml"]
+
+
 def test_two_files_for_one_cell_are_refused(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "one", "maml", 1.0)
-    write_evaluation(tmp_path / "two", "maml", 1.0, plain=True)
+    other = write_evaluation(tmp_path / "two", "maml", 1.0, plain=True, summary=False)
+    other.write_text(other.read_text().replace('"fingerprint": "common"', '"fingerprint": "of other images"'))
     with pytest.raises(
         ValueError, match=r"one/.* and .*two/.* both hold MAML, paper protocol, k = 5, seed 0; move one"
     ):
@@ -220,6 +228,15 @@ def test_methods_that_trained_on_other_data_are_not_compared(tmp_path: Path) -> 
         assert [row[0] for row in section.table.rows] == ["MAML"]
         apart = 100 * (_auc(maml) - _auc(daml)).mean()
         assert _cell(section, "MAML", "Difference") == f"{apart:+.1f}".replace("-", "−")
+
+
+def test_fields_of_another_kind_of_method_do_not_keep_it_from_daml(tmp_path: Path) -> None:
+    for steps in (10, 20):
+        write_evaluation(tmp_path / f"daml{steps}", "daml", 1.0, method={"test_steps": steps}, episodes=steps)
+    write_evaluation(tmp_path / "svm", "svm", 1.0)  # has test_steps of its own: of fine-tuning
+    (section,) = difference_sections(_part(tmp_path))
+    assert section.table is not None
+    assert "features + SVM, DenseNet-121" in [row[0] for row in section.table.rows]
 
 
 def test_a_variant_is_compared_with_the_daml_of_its_settings(tmp_path: Path) -> None:

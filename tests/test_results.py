@@ -57,27 +57,30 @@ def test_a_killed_evaluation_goes_on_behind_the_last_whole_line(
     assert answers[0].read_bytes() == answers[1].read_bytes()
 
 
-@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("there", [None, 0, 3])
 def test_lines_without_their_answers_are_read_and_not_written(
-    tmp_path: Path, learner: Learner, plans: list[Plan], there: bool
+    tmp_path: Path, learner: Learner, plans: list[Plan], there: int | None
 ) -> None:
+    """As in a clone, which brings none; or has some of an earlier evaluation."""
     results, summary = judged(tmp_path, learner, plans)
     answers = tmp_path / f"{NAME}.queries.jsonl"
-    if there:
-        answers.write_text("")
+    if there is None:
+        answers.unlink()
     else:
-        answers.unlink()  # as in a clone, which brings none
+        answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:there]))
     before = (tmp_path / f"{NAME}.jsonl").read_bytes()
     assert judged(tmp_path, learner, plans) == (results, json.loads(json.dumps(summary)))
-    with pytest.raises(ValueError, match=r"has 4 episodes without .*queries\.jsonl, so 3 of them cannot be summed up"):
+    with pytest.raises(
+        ValueError, match=r"has 4 episodes, and .*queries\.jsonl has not .* 3 episodes cannot be summed up"
+    ):
         judged(tmp_path, learner, plans[:3])
     with pytest.raises(ValueError, match="holds results of another run, data set or seed"):
         judged(tmp_path, learner, plans, seed=1)
     (tmp_path / f"{NAME}.summary.json").unlink()
-    with pytest.raises(ValueError, match="so 4 of them cannot be summed up"):
+    with pytest.raises(ValueError, match="4 episodes cannot be summed up"):
         judged(tmp_path, learner, plans)
     assert (tmp_path / f"{NAME}.jsonl").read_bytes() == before
-    assert answers.exists() == there
+    assert answers.exists() == (there is not None)
 
 
 def test_lines_of_other_episodes_are_refused(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:
@@ -98,10 +101,15 @@ def test_two_processes_do_not_write_the_same_lines(tmp_path: Path, learner: Lear
     assert len(judged(tmp_path, learner, plans)[0]) == 4
 
 
-@pytest.mark.parametrize("damage", [b"[]\n", b"\xff\n", b"{\n", b'{"run": 1}\n[]\n'])
-def test_damaged_lines_are_named_and_kept(tmp_path: Path, learner: Learner, plans: list[Plan], damage: bytes) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("damage", [b"[]\n", b"\xff\n", b"{\n"])
+def test_damaged_lines_are_named_and_kept(
+    tmp_path: Path, learner: Learner, plans: list[Plan], damage: bytes, behind: bool
+) -> None:
     file = tmp_path / f"{NAME}.jsonl"
+    if behind:
+        damage = json.dumps(header(learner)).encode() + b"\n" + damage
     file.write_bytes(damage)
-    with pytest.raises(ValueError, match=rf"{NAME}\.jsonl (is damaged|holds results of another)"):
+    with pytest.raises(ValueError, match=rf"{NAME}\.jsonl is damaged"):
         judged(tmp_path, learner, plans)
     assert file.read_bytes() == damage

@@ -155,8 +155,6 @@ def learner_of(setting: Setting, cell: Cell, tell: Tell, asked: Callable[[], boo
         branch = None if resume else _warmup_of(setting, run)
         if branch is not None:
             resume = warmup_state(branch)
-            if branch != folder:  # lines of a start that was given up before its first checkpoint would leave a gap
-                (folder / "log.jsonl").unlink(missing_ok=True)
         fit_run(folder, run, setting.common, resume=resume, observe=observe, asked=asked)
     return method.blank(run.size).with_state(load_state(file)[0])
 

@@ -59,8 +59,8 @@ class Episodes:
         images: the classes to draw from are those that have images here.
         spec: way, shot and query.
         seed: of the whole sequence.
-        by_image: draw single images and let a lesion stand on both sides, as the paper seems to do. It flatters; it is here
-            to measure by how much.
+        by_image: draw single images and let a lesion stand on both sides, as the paper seems to do; for comparison
+            alone.
 
     Raises:
         ValueError: if a class has too few groups; the class and both counts are named.

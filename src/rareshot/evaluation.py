@@ -87,7 +87,7 @@ def plan(
     Args:
         images: the classes to draw from, in general `LabelledImages.rare()`.
         count: episodes; of each pair at each site in `site`. None: 600 (20 draws of 30), or 100.
-        by_image: let photographs of one lesion stand on both sides (`paper` only), to show what that flatters.
+        by_image: let photographs of one lesion stand on both sides (`paper` only).
 
     Raises:
         ValueError: if the classes cannot fill the episodes, or `site` has no site column or no pair.

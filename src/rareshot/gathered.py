@@ -189,6 +189,8 @@ def _evaluation(file: Path) -> Evaluation | None:
     """None if the file holds something else."""
     named = file in files_of_evaluations(file.parent).values()
     lines = _whole_lines(file)
+    if named and not lines:
+        return None  # begun this moment
     header = _read(file, 1, lines[0]) if lines else None
     if not isinstance(header, dict) or not {"run", "protocol"} <= header.keys():
         if named:

@@ -83,8 +83,8 @@ def judge(
 ) -> tuple[list[RunResult], dict[str, Any]]:
     """Results of all plans, those on disk and, appended one by one, those that were missing; and their summary.
 
-    Lines that cannot be gone on with stay as they are, and that is said; the last ones are computed again where a stop left them
-    without what was said of their images.
+    Lines that cannot be gone on with stay as they are, and that is said. What was said of an episode's images is written
+    before its line, so that no stop leaves a line without it.
 
     Raises:
         ValueError: if the file is damaged, holds results of something else or other episodes than the plans', lacks what
@@ -92,20 +92,20 @@ def judge(
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines, scores = folder / f"{name}.jsonl", folder / f"{name}.queries.jsonl"
-    with lines.open("a+") as out:
+    with lines.open("a+", newline="\n") as out:
         if not hold(out.fileno(), wait=False):
             raise ValueError(f"{lines} is being written by another process; wait for it, or choose another --out")
         results = _done(lines, header, plans)
         queries = _queries(scores)
-        if results and not queries:
+        if len(queries) < len(results):
             return results[: len(plans)], _kept_summary(lines, results, len(plans))
-        with scores.open("a+") as out_scores:
-            count = min(len(results), len(queries))
-            _cut(out, lines, 1 + count)
-            _cut(out_scores, scores, count)
-            results, queries = results[:count], queries[:count]
+        with scores.open("a+", newline="\n") as out_scores:
+            _cut(out, lines, 1 + len(results))
+            _cut(out_scores, scores, len(results))
+            queries = queries[: len(results)]
             if not out.tell():
                 out.write(json.dumps({**header, "versions": versions()}) + "\n")
+                out.flush()
             total = sum(each.metrics["auc"] for each in results)
             if results:
                 observe(len(results), total / len(results))
@@ -210,14 +210,14 @@ def _kept_summary(lines: Path, results: Sequence[RunResult], count: int) -> dict
         if sum(pair["auc"]["n"] for pair in summary["pairs"]) == count <= len(results):
             return summary
     raise ValueError(
-        f"{lines} has {len(results)} episodes without {lines.stem}.queries.jsonl, so {count} of them cannot be summed up, nor "
-        "more added; move it away, or choose another --out"
+        f"{lines} has {len(results)} episodes, and {lines.stem}.queries.jsonl has not the answers of them all: without those "
+        f"{count} episodes cannot be summed up, nor others added; move the lines away, or choose another --out"
     )
 
 
 def _whole_lines(file: Path) -> list[str]:
     """Without one that was being written when its process was killed."""
-    return [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [line.decode() for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def _cut(out: TextIO, file: Path, count: int) -> None:

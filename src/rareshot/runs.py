@@ -78,7 +78,12 @@ def share_a_warmup(one: Method, other: Method) -> bool:
 
 
 def _trim_log(file: Path, iteration: int) -> None:
-    """Drop the lines behind the checkpoint that training goes on from: they will be written again."""
+    """Drop the lines behind the state that training goes on from: they will be written again.
+
+    Those of a start that was given up before that state was reached, as when it is another run's warm-up, would leave a gap.
+    """
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
+    if kept and json.loads(kept[-1])["iteration"] != iteration:
+        kept = []
     write_atomically(file, "".join(kept).encode())

@@ -165,7 +165,7 @@ def possible(
     for protocol in protocols:
         try:
             for shot in shots:
-                plan(setting.rare, protocol, way=WAY, shot=shot, count=1)
+                plan(setting.rare, protocol, way=WAY, shot=shot, count=1, by_image=setting.by_image)
         except ValueError:
             if strict or protocol != "site":
                 raise

@@ -118,7 +118,7 @@ def reproduce(args: Sequence[str]) -> None:
 
 
 def _refuse_unused(options: Reproduce) -> None:
-    """Refuse what a figure would leave aside.
+    """Refuse what is for tables alone.
 
     Raises:
         ValueError: naming the option.
@@ -126,7 +126,9 @@ def _refuse_unused(options: Reproduce) -> None:
     plain = Reproduce(options.table)
     for name in ("train_data", "seeds", "rows", "shots", "protocol", "by_image"):
         if getattr(options, name) != getattr(plain, name):
-            raise ValueError(f"--{name.replace('_', '-')} is for tables, and {options.table} knows none; leave it out")
+            option, given = f"--{name.replace('_', '-')}", getattr(options, name)
+            told = " ".join(map(str, given)) if isinstance(given, tuple) else given
+            raise ValueError(f"{option} {told}: {options.table} is a figure and knows no such option; leave it out")
 
 
 def _fig2(options: Reproduce) -> None:
@@ -146,8 +148,8 @@ def _fig3(options: Reproduce) -> None:
     file = setting.folder / "fig3.jsonl"
     cell = Cell(row, 5, 0)
     if options.dry_run:
-        (todo,) = survey(setting, [cell], ["paper"])
-        work = [f"fit {todo.run}"] if todo.fit else []
+        name, _ = setting.run_of(cell)
+        work = [] if (setting.run_folder(name) / "learner.safetensors").exists() else [f"fit {name}"]
         work += [f"fine-tune and judge {RUNS} runs at k = {shot}" for shot in missing(file)]
         CONSOLE.print(f"{file}: {'; '.join(work) or 'done'}", soft_wrap=True)
         return

@@ -103,7 +103,7 @@ def _differences(part: Part, protocol: str) -> Section | None:
     text = f"""
     Mean AUC of each method minus that of {daml_name}, in points, on the same episodes of the {protocol} protocol, with the same
     training seeds: below 0, {daml_name} is better. p is of the paired t test.
-    {f"Of {', '.join(sorted(damls))} each line is compared with the one that it has most in common with." if several else ""}
+    {f"Of {', '.join(sorted(damls))} each line is compared with the one of its own settings." if several else ""}
 
     Which method is better is asked of the training seeds: each seed gives one difference, and two seeds or more an interval
     and a p. Holm's correction counts these tests of the table: {tests}. With one seed there is none: trained again, the order may

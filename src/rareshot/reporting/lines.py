@@ -7,6 +7,7 @@ from typing import Any
 
 from rareshot.evaluation import DRAWS, RUNS
 from rareshot.experiments import TABLES, Row, Table
+from rareshot.gathered import EPISODES as EPISODE_FIELDS
 from rareshot.gathered import Evaluation, Gathered, Log
 from rareshot.methods import LABELS
 from rareshot.scales import SCALES
@@ -94,10 +95,12 @@ class Part:
         return max(self.of(DAML), key=_episodes, default=None)
 
     def reference_of(self, line: Line) -> Line | None:
-        """The DAML that a line is compared with: of several one that has what sets them apart (γ, decay) in common with it."""
+        """The DAML that a line is compared with: of several the one that has the line's γ, decay and whatever sets them apart."""
         damls = self.of(DAML)
         if line in damls:
             return self.reference if line is not self.reference else None
+        if not damls or line.evaluations[0].method.get("kind") != damls[0].evaluations[0].method.get("kind"):
+            return self.reference  # fields of another kind mean something else
         identities = [_identity(daml.evaluations[0]) for daml in damls]
         apart = {n for i in identities for n in i if len({str(other.get(n)) for other in identities}) > 1}
         own = _identity(line.evaluations[0])
@@ -169,6 +172,9 @@ def _rows() -> dict[str, Row]:
 
 def _lines(evaluations: Sequence[Evaluation]) -> tuple[Line, ...]:
     known = {_learner(each): each.row for each in evaluations if each.header.get("row")}
+    filled = {_cell(each) for each in evaluations if each.header.get("row")}
+    # `rareshot evaluate` of a run that fills a cell says the same once more.
+    evaluations = [each for each in evaluations if each.header.get("row") or _cell(each) not in filled]
     rows: dict[str, list[Evaluation]] = {}
     for each in evaluations:
         rows.setdefault(known.get(_learner(each), _row(each)), []).append(each)
@@ -207,6 +213,12 @@ def _check_once(line: Line) -> None:
 def _learner(evaluation: Evaluation) -> str:
     """What a plain evaluation of a row's run has in common with those of the row."""
     return json.dumps([evaluation.method, evaluation.untrained], sort_keys=True)
+
+
+def _cell(evaluation: Evaluation) -> str:
+    """What two evaluations of one learner on the same episodes have in common."""
+    run = evaluation.header["run"]
+    return json.dumps([_learner(evaluation), run["seed"], run["data"], *(evaluation.header[n] for n in EPISODE_FIELDS)])
 
 
 def _row(evaluation: Evaluation) -> str:

@@ -1,4 +1,4 @@
-"""What flatters a learner: seeing the other query images, photographs of one lesion on both sides, the camera of a site."""
+"""What may flatter a learner: seeing the other query images, photographs of one lesion on both sides, the camera of a site."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -29,7 +29,8 @@ def twin_sections(part: Part) -> list[Section]:
     if image_level:
         text = """
         Drawn by image, a photograph of a query lesion may stand in the support set: the learner can then recognise the lesion
-        instead of the disease. The episodes are not the same on both sides, so these are differences of means.
+        instead of the disease. But lesions with many photographs also count more, and those may be harder or easier than others.
+        The episodes are not the same on both sides, so these are differences of means.
         """
         sections.append(_section(part, "One lesion on both sides", ("by lesion", "by image"), text, image_level))
     sites = _sites(part)
