@@ -120,6 +120,17 @@ def seeds(part: Part) -> str:
     return "\n".join(lines) + "\n"
 
 
+def images(part: Part) -> str:
+    """Lesions drawn beside images drawn, seed 0, k = 5."""
+    lines = ["| method | backbone | lesions drawn | images drawn |", "|---" * 4 + "|"]
+    for row in TABLES["table1"].rows:
+        found = [line.at(5, "paper", by_image=True) for line in part.of(row.key)]
+        if found and found[0]:
+            lesions = runs_of(part, row, 5, "paper")[0]
+            lines.append(f"| {row.label} | {row.backbone} | {spanned(lesions.auc)} | {spanned(found[0][0].auc)} |")
+    return "\n".join(lines) + "\n"
+
+
 def protocols(part: Part) -> str:
     """Seed 0 by both protocols, k = 5, with intervals over episodes or draws and over lesions."""
     lines = [
@@ -160,6 +171,7 @@ BLOCKS: Mapping[str, Callable[[Part], str]] = {
     "seeds": seeds,
     "protocols": protocols,
     "sites": sites,
+    "images": images,
 }
 """Mark → what stands there."""
 
