@@ -5,14 +5,15 @@
 Each stands between `<!-- NAME -->` and `<!-- end -->`. Without `--write` it says which are not those of the lines.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import tyro
 
 from rareshot.evaluation import DRAWS, RUNS, by_pair
 from rareshot.experiments import TABLES, Row
-from rareshot.gathered import Evaluation, gather
+from rareshot.gathered import Evaluation, Record, gather
 from rareshot.reporting.lines import NOT_RUN, WAY, Part, parts_of
 from rareshot.statistics import Interval, interval
 
@@ -21,16 +22,25 @@ SEVERAL = 3
 """Training seeds from which an interval over them says something; two are given one by one."""
 
 
+class Lines(NamedTuple):
+    """What the tables are drawn from."""
+
+    part: Part
+    """The laptop scale's evaluations on ISIC 2018, 2-way, of what was trained there."""
+    curves: Sequence[Record]
+    """Lines of fig3.jsonl."""
+
+
 def main(write: bool = False) -> None:
     """Check the tables, or write them.
 
     Args:
         write: put what the lines say in their place.
     """
-    part = laptop(ROOT / "results")
+    lines = laptop(ROOT / "results")
     for file in (ROOT / "README.md", ROOT / "docs" / "results.md"):
         before = file.read_text()
-        after = filled(before, part)
+        after = filled(before, lines)
         if before == after:
             continue
         print(
@@ -40,22 +50,20 @@ def main(write: bool = False) -> None:
             file.write_text(after)
 
 
-def laptop(results: Path) -> Part:
-    """The laptop scale's evaluations on ISIC 2018, 2-way, of what was trained there."""
-    wanted = ("isic2018", "isic2018", WAY)
-    (part,) = (
-        part for part in parts_of(gather(results / "laptop")) if (part.data, part.trained_on, part.way) == wanted
-    )
-    return part
+def laptop(results: Path) -> Lines:
+    """The laptop scale's lines on ISIC 2018."""
+    gathered, wanted = gather(results / "laptop"), ("isic2018", "isic2018", WAY)
+    (part,) = (part for part in parts_of(gathered) if (part.data, part.trained_on, part.way) == wanted)
+    return Lines(part, [line for line in gathered.fine_tuning if line["data"] == part.data])
 
 
-def filled(text: str, part: Part) -> str:
+def filled(text: str, lines: Lines) -> str:
     """The text with every table between its marks drawn anew."""
     for name, draw in BLOCKS.items():
         start = f"<!-- {name} -->\n"
         if start in text:
             head, _, tail = text.partition(start)
-            text = head + start + draw(part) + "<!-- end -->" + tail.partition("<!-- end -->")[2]
+            text = head + start + draw(lines) + "<!-- end -->" + tail.partition("<!-- end -->")[2]
     return text
 
 
@@ -165,13 +173,30 @@ def sites(part: Part) -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS: Mapping[str, Callable[[Part], str]] = {
-    "table1": lambda part: table(part, "table1"),
-    "table2": lambda part: table(part, "table2"),
-    "seeds": seeds,
-    "protocols": protocols,
-    "sites": sites,
-    "images": images,
+def fig3(lines: Lines) -> str:
+    """Loss on the k images, and AUC on others: before the first step, at the best one, and at the last."""
+    drawn = [
+        "| k | loss: first, after 5 steps, last | AUC: after 5 steps | at its best step | last |",
+        "|---" * 5 + "|",
+    ]
+    for shot in sorted({line["shot"] for line in lines.curves}):
+        curve = sorted((line["step"], line["loss"], line["auc"]) for line in lines.curves if line["shot"] == shot)
+        best = max(curve, key=lambda point: point[2])
+        losses = ", ".join(f"{curve[at][1]:.2f}" for at in (0, 1, -1))
+        drawn.append(
+            f"| {shot} | {losses} | {100 * curve[1][2]:.1f} | {100 * best[2]:.1f} ({best[0]}) | {100 * curve[-1][2]:.1f} |"
+        )
+    return "\n".join(drawn) + "\n"
+
+
+BLOCKS: Mapping[str, Callable[[Lines], str]] = {
+    "table1": lambda lines: table(lines.part, "table1"),
+    "table2": lambda lines: table(lines.part, "table2"),
+    "seeds": lambda lines: seeds(lines.part),
+    "protocols": lambda lines: protocols(lines.part),
+    "sites": lambda lines: sites(lines.part),
+    "images": lambda lines: images(lines.part),
+    "fig3": fig3,
 }
 """Mark → what stands there."""
 
