@@ -1,21 +1,21 @@
 """Do methods that learn to compare, compare a disease that they have not met? Judged on the common diseases alone.
 
-One common disease is left out of training. A method is judged by 2-way episodes, on lesions that no method trains on, between
-two diseases that it was trained on, and between the one left out and another. The rare diseases are never opened.
+One common disease is left out of training. Now and then during it the method is judged by 2-way episodes, on lesions that no
+method trains on: between two diseases that it is trained on, and between the one left out and another. The rare diseases are
+never opened.
 
     python experiments/unseen_disease.py --data PATH --out results/unseen-disease.jsonl
 
-Appends one line a method and skips those that are there, so that it can be stopped and started.
+Appends a line each time and skips those that are there, so that it can be stopped and started; a run begins anew.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import tyro
-from search import EPISODES, ITERATIONS, SIZE
+from search import EPISODES, SIZE
 from trust import measured
 
 from rareshot.checkpoint import versions
@@ -27,45 +27,62 @@ from rareshot.machine import keep_memory, use_threads
 from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
 from rareshot.statistics import interval
-from rareshot.types import Learner
+from rareshot.types import Learner, Progress
 from rareshot.validation import HELD_OUT_SEED
 
 HELD_OUT = 0.2
-SHORT: dict[str, Any] = {
-    "iterations": ITERATIONS,
-    "warmup": ITERATIONS,
-    "validate_every": ITERATIONS,
-    "held_out": 0.0,
-}
+JUDGED_AT = (50, 100, 200, 500, 1000)
+"""Iterations, the last one the laptop scale's."""
+LAPTOP: dict[str, Any] = {"iterations": 1000, "warmup": 500, "validate_every": 1000, "held_out": 0.0}
 METHODS: dict[str, RelationNet | ProtoNet] = {
-    "relation": RelationNet(**SHORT),
-    "relation, transductive": RelationNet(norm="transductive", **SHORT),
-    "protonet": ProtoNet(**SHORT),
+    "relation": RelationNet(**LAPTOP),
+    "relation, transductive": RelationNet(norm="transductive", **LAPTOP),
+    "protonet": ProtoNet(**LAPTOP),
 }
 
 
-def main(data: Path, out: Path, left_out: tuple[str, ...] = ("bcc", "mel"), threads: int | None = None) -> None:
+def main(
+    data: Path,
+    out: Path,
+    left_out: tuple[str, ...] = ("bcc", "mel"),
+    methods: tuple[str, ...] = tuple(METHODS),
+    threads: int | None = None,
+) -> None:
     """Measure what is not there yet.
 
     Args:
         data: the ISIC 2018 images, or a store of them.
-        out: JSON lines, one a method and disease left out.
+        out: JSON lines, one a method, disease left out and time.
         left_out: common diseases to leave out, one after the other.
+        methods: names in METHODS.
         threads: None: all cores.
     """
     keep_memory()
     use_threads(threads)
     train, held = split_groups(load(data, SIZE).common(), fraction=HELD_OUT, seed=HELD_OUT_SEED)
     for unseen in left_out:
-        for name, method in METHODS.items():
-            about = {"iterations": ITERATIONS, "size": SIZE, "shot": method.shot, "versions": versions()}
-            key = {"method": name, "left_out": unseen}
-            measured(out, key, {"episodes": EPISODES}, about, partial(_judged, method, train, held, unseen))
+        for name in methods:
+            _measure(out, name, train, held, unseen)
 
 
-def _judged(method: RelationNet | ProtoNet, train: LabelledImages, held: LabelledImages, unseen: str) -> dict[str, Any]:
-    seen = [name for name in train.classes if name != unseen]
-    learner = method.fit(train.of(seen), seed=0)
+def _measure(out: Path, name: str, train: LabelledImages, held: LabelledImages, unseen: str) -> None:
+    """Fit a method without one disease, and judge it at every time that is not in `out` yet."""
+    method = METHODS[name]
+    seen = [each for each in train.classes if each != unseen]
+    common = train.of(seen)
+    start = method.untrained(common, seed=0)
+    about = {"size": SIZE, "shot": method.shot, "seed": 0, "versions": versions()}
+
+    def judge(now: Progress) -> None:
+        if now.iteration in JUDGED_AT:
+            learner = start.carrying(now.training_state.weights)
+            key = {"method": name, "left_out": unseen, "iteration": now.iteration}
+            measured(out, key, {"episodes": EPISODES}, about, lambda: _figures(learner, held, seen, unseen))
+
+    method.fit(common, seed=0, observe=judge)
+
+
+def _figures(learner: Learner, held: LabelledImages, seen: Sequence[str], unseen: str) -> dict[str, Any]:
     return {
         "auc_seen": _auc(learner, held, list(combinations(seen, 2))),
         "auc_unseen": _auc(learner, held, [(unseen, other) for other in seen]),
