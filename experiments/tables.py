@@ -5,6 +5,7 @@
 Each stands between `<!-- NAME -->` and `<!-- end -->`. Without `--write` it says which are not those of the lines.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,8 @@ class Lines(NamedTuple):
     """The laptop scale's evaluations on ISIC 2018, 2-way, of what was trained there."""
     curves: Sequence[Record]
     """Lines of fig3.jsonl."""
+    unseen: Sequence[Record]
+    """Lines of unseen-disease.jsonl."""
 
 
 def main(write: bool = False) -> None:
@@ -54,7 +57,9 @@ def laptop(results: Path) -> Lines:
     """The laptop scale's lines on ISIC 2018."""
     gathered, wanted = gather(results / "laptop"), ("isic2018", "isic2018", WAY)
     (part,) = (part for part in parts_of(gathered) if (part.data, part.trained_on, part.way) == wanted)
-    return Lines(part, [line for line in gathered.fine_tuning if line["data"] == part.data])
+    curves = [line for line in gathered.fine_tuning if line["data"] == part.data]
+    unseen = [json.loads(line) for line in (results / "unseen-disease.jsonl").read_text().splitlines()]
+    return Lines(part, curves, unseen)
 
 
 def filled(text: str, lines: Lines) -> str:
@@ -189,6 +194,17 @@ def fig3(lines: Lines) -> str:
     return "\n".join(drawn) + "\n"
 
 
+def unseen(lines: Lines) -> str:
+    """Relation Net over training, without one common disease."""
+    drawn = ["| iterations | two diseases that it was trained on | the one left out, and another |", "|---" * 3 + "|"]
+    for line in lines.unseen:
+        if (line["method"], line["left_out"]) == ("relation", "bcc"):
+            areas = [line[name] for name in ("auc_seen", "auc_unseen")]
+            cells = [f"{100 * a['mean']:.1f} ({100 * a['low']:.1f} to {100 * a['high']:.1f})" for a in areas]
+            drawn.append(f"| {line['iteration']} | {' | '.join(cells)} |")
+    return "\n".join(drawn) + "\n"
+
+
 BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "table1": lambda lines: table(lines.part, "table1"),
     "table2": lambda lines: table(lines.part, "table2"),
@@ -197,6 +213,7 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "sites": lambda lines: sites(lines.part),
     "images": lambda lines: images(lines.part),
     "fig3": fig3,
+    "unseen": unseen,
 }
 """Mark → what stands there."""
 

@@ -27,7 +27,7 @@ def tables() -> ModuleType:
 def lines(tables: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Of what is committed: a run of yours may be writing to results/ just now."""
     results = tmp_path_factory.mktemp("committed") / "results"
-    asked = ["git", "-C", str(ROOT), "ls-files", "-z", "--", "results/laptop"]
+    asked = ["git", "-C", str(ROOT), "ls-files", "-z", "--", "results/laptop", "results/unseen-disease.jsonl"]
     files = subprocess.run(asked, check=False, capture_output=True, text=True).stdout.split("\0")
     for name in filter(None, files):
         if name.endswith(".json") or name.endswith(".jsonl"):
