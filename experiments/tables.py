@@ -72,16 +72,26 @@ def filled(text: str, lines: Lines) -> str:
     return text
 
 
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table without a caption: its words stand around it."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    lines.insert(1, "|---" * len(header) + "|")
+    return "\n".join(lines) + "\n"
+
+
 def table(part: Part, key: str) -> str:
     """A table of the paper: rows by k, the paper's figure and ours."""
     shots = TABLES[key].shots
-    lines = ["| method | backbone | " + " | ".join(f"k = {k}: paper | ours" for k in shots) + " |"]
-    lines.append("|---" * (2 + 2 * len(shots)) + "|")
+    header, rows = ["method", "backbone"], []
+    for shot in shots:
+        header += [f"k = {shot}: paper", "ours"]
+    digits = 2 if key == "table1" else 1
     for row in TABLES[key].rows:
-        cells = [f"{row.paper[k]:.{2 if key == 'table1' else 1}f} | " if k in row.paper else "– | " for k in shots]
-        ours = [cell + auc(part, row, k) for cell, k in zip(cells, shots, strict=True)]
-        lines.append(f"| {row.label} | {row.backbone} | {' | '.join(ours)} |")
-    return "\n".join(lines) + "\n"
+        cells = [row.label, row.backbone]
+        for shot in shots:
+            cells += [f"{row.paper[shot]:.{digits}f}" if shot in row.paper else "–", auc(part, row, shot)]
+        rows.append(cells)
+    return markdown(header, rows)
 
 
 def auc(part: Part, row: Row, shot: int, protocol: str = "paper") -> str:
@@ -122,87 +132,80 @@ def seeds(part: Part) -> str:
     """The three methods of the paper's claim, seed by seed, k = 5."""
     rows = [row for row in TABLES["table1"].rows if row.key in ("maml", "task-sampling", "daml")]
     found = {row.key: {each.seed: each for each in runs_of(part, row, 5, "paper")} for row in rows}
-    lines = ["| training seed | " + " | ".join(row.label for row in rows) + " | MAML less DAML |", "|---" * 5 + "|"]
+    drawn = []
     for seed in sorted({seed for each in found.values() for seed in each}):
         cells = [spanned(found[row.key][seed].auc) if seed in found[row.key] else NOT_RUN for row in rows]
         pair = [found[key].get(seed) for key in ("maml", "daml")]
         apart = NOT_RUN
         if pair[0] and pair[1]:
             apart = f"{100 * (pair[0].auc.mean - pair[1].auc.mean):+.1f}".replace("-", "\N{MINUS SIGN}")
-        lines.append(f"| {seed} | {' | '.join(cells)} | {apart} |")
-    return "\n".join(lines) + "\n"
+        drawn.append([str(seed), *cells, apart])
+    return markdown(["training seed", *(row.label for row in rows), "MAML less DAML"], drawn)
 
 
 def images(part: Part) -> str:
     """Lesions drawn beside images drawn, seed 0, k = 5."""
-    lines = ["| method | backbone | lesions drawn | images drawn |", "|---" * 4 + "|"]
+    drawn = []
     for row in TABLES["table1"].rows:
         found = [line.at(5, "paper", by_image=True) for line in part.of(row.key)]
         if found and found[0]:
             lesions = runs_of(part, row, 5, "paper")[0]
-            lines.append(f"| {row.label} | {row.backbone} | {spanned(lesions.auc)} | {spanned(found[0][0].auc)} |")
-    return "\n".join(lines) + "\n"
+            drawn.append([row.label, row.backbone, spanned(lesions.auc), spanned(found[0][0].auc)])
+    return markdown(["method", "backbone", "lesions drawn", "images drawn"], drawn)
 
 
 def protocols(part: Part) -> str:
     """Seed 0 by both protocols, k = 5, with intervals over episodes or draws and over lesions."""
-    lines = [
-        "| method | `paper`: 20 draws of 30 runs | over lesions | `full`: 600 episodes | over lesions |",
-        "|---" * 5 + "|",
-    ]
+    header = ["method", "`paper`: 20 draws of 30 runs", "over lesions", "`full`: 600 episodes", "over lesions"]
+    drawn = []
     for row in TABLES["table1"].rows:
-        cells, known = [row.label], False
-        for protocol in ("paper", "full"):
-            found = [each for each in runs_of(part, row, 5, protocol) if not each.seed]
-            over = found[0].over_lesions if found else None
-            cells += [
-                spanned(found[0].auc) if found else NOT_RUN,
-                spanned(over).partition(" ")[2].strip("()") if over else "",
-            ]
-            known = bool(found) if protocol == "full" else known
-        if known:
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        found = [[each for each in runs_of(part, row, 5, name) if not each.seed] for name in ("paper", "full")]
+        if all(found):
+            drawn.append([row.label, *(cell for (each,) in found for cell in (spanned(each.auc), over_lesions(each)))])
+    return markdown(header, drawn)
+
+
+def over_lesions(evaluation: Evaluation) -> str:
+    """The interval over lesions alone: its mean is that of the cell beside it."""
+    over = evaluation.over_lesions
+    return f"{100 * over.low:.1f} to {100 * over.high:.1f}" if over else ""
 
 
 def sites(part: Part) -> str:
     """Each pair of classes over all sites and within one, seed 0, k = 5."""
     rows = [row for row in TABLES["table1"].rows if row.key in ("maml", "daml", "logistic")]
     found = {row.label: by_pair(runs_of(part, row, 5, "site")[0].results) for row in rows}
-    lines = ["| classes | site | " + " | ".join(found) + " |", "|---" * (2 + len(found)) + "|"]
+    drawn = []
     first = next(iter(found.values()))
     for site, classes in sorted(first, key=lambda key: (key[1], key[0])):
         named = " and ".join(classes) if not site else ""
         cells = [spanned(cells[site, classes]) for cells in found.values()]
-        lines.append(f"| {named} | {site or 'all'} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        drawn.append([named, site or "all", *cells])
+    return markdown(["classes", "site", *found], drawn)
 
 
 def fig3(lines: Lines) -> str:
-    """Loss on the k images, and AUC on others: before the first step, at the best one, and at the last."""
-    drawn = [
-        "| k | loss: first, after 5 steps, last | AUC: after 5 steps | at its best step | last |",
-        "|---" * 5 + "|",
-    ]
+    """Loss on the k images, and AUC on others, over the steps of fine-tuning."""
+    drawn = []
     for shot in sorted({line["shot"] for line in lines.curves}):
         curve = sorted((line["step"], line["loss"], line["auc"]) for line in lines.curves if line["shot"] == shot)
         best = max(curve, key=lambda point: point[2])
         losses = ", ".join(f"{curve[at][1]:.2f}" for at in (0, 1, -1))
-        drawn.append(
-            f"| {shot} | {losses} | {100 * curve[1][2]:.1f} | {100 * best[2]:.1f} ({best[0]}) | {100 * curve[-1][2]:.1f} |"
-        )
-    return "\n".join(drawn) + "\n"
+        areas = [f"{100 * curve[1][2]:.1f}", f"{100 * best[2]:.1f} ({best[0]})", f"{100 * curve[-1][2]:.1f}"]
+        drawn.append([str(shot), losses, *areas])
+    header = ["k", "loss: first, after 5 steps, last", "AUC: after 5 steps", "at its best step", "last"]
+    return markdown(header, drawn)
 
 
 def unseen(lines: Lines) -> str:
     """Relation Net over training, without one common disease."""
-    drawn = ["| iterations | two diseases that it was trained on | the one left out, and another |", "|---" * 3 + "|"]
+    drawn = []
     for line in lines.unseen:
         if (line["method"], line["left_out"]) == ("relation", "bcc"):
             areas = [line[name] for name in ("auc_seen", "auc_unseen")]
             cells = [f"{100 * a['mean']:.1f} ({100 * a['low']:.1f} to {100 * a['high']:.1f})" for a in areas]
-            drawn.append(f"| {line['iteration']} | {' | '.join(cells)} |")
-    return "\n".join(drawn) + "\n"
+            drawn.append([str(line["iteration"]), *cells])
+    return markdown(["iterations", "two diseases that it was trained on", "the one left out, and another"], drawn)
 
 
 BLOCKS: Mapping[str, Callable[[Lines], str]] = {
