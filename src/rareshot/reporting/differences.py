@@ -96,8 +96,9 @@ def _differences(part: Part, protocol: str) -> Section | None:
         "p over episodes",
         "Episodes",
     )
-    several = len(damls := {daml.label for line, *_ in found if (daml := part.reference_of(line))}) > 1
-    daml_name = "DAML" if several else damls.pop()
+    damls = {daml.label for line, *_ in found if (daml := part.reference_of(line))}
+    several = len(damls) > 1
+    daml_name = "DAML" if several else next(iter(damls))
     tests = sum(result is not None for result in of_seeds)
     shorter = dict.fromkeys(line.label for line, _, pairs, _ in found if _count(pairs) < EPISODES)
     text = f"""
