@@ -119,6 +119,42 @@ def test_a_meta_batch_has_the_gradients_of_autograd(
             torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-9, atol=1e-10)
 
 
+OTHERS = [replace(TINY, backbone="resblocks", width=8), replace(TINY, adapted="head")]
+
+
+def task_after_task(method: MAML, made: LabelledImages, device: torch.device, record: Any = None) -> tuple[Any, ...]:
+    learner = method.untrained(made.common(), seed=0)
+    net = copy.deepcopy(learner.net).double()
+    gradients = meta_batch.one_by_one(
+        net,
+        Resident(made, learner.pixels, device),
+        device,
+        way=2,
+        **HOW,
+        adapted=method.adapted,
+        second_order=True,
+        record=record,
+    )
+    return learner, net, {name: value.detach() for name, value in net.learnt().items()}, gradients
+
+
+@pytest.mark.parametrize("method", OTHERS, ids=["resblocks", "head alone"])
+def test_task_after_task_can_be_recorded_through_autograd(made: LabelledImages, method: MAML) -> None:
+    learner, net, weights, gradients = task_after_task(method, made, CPU, as_a_graph_does)
+    how: dict[str, Any] = {"seed": 4, "augment": True, "held_out": 0.0}
+    pictured, drawn = training_tasks(made, learner.pixels, SPEC, **how), drawn_tasks(made, SPEC, **how)
+    for first in (0, 3):  # the second call replays
+        with torch.no_grad():
+            answers = gradients(weights, [drawn(number, None)[0] for number in range(first, first + 3)])
+        for number, ours in enumerate(answers, first):
+            task = pictured(number, None)[0]
+            double = Task(task.support_x.double(), task.support_y, task.query_x.double(), task.query_y, 2)
+            theirs = plain(net, weights, double, **HOW, adapted=method.adapted, second_order=True)
+            assert ours.loss == pytest.approx(theirs.loss, rel=1e-10)
+            assert relative_distance(ours.gradient, theirs.gradient) < 1e-10
+            torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize(
     "method",
     [TINY, replace(TINY, norm="group", head="full", second_order=False), replace(TINY, sampling="curriculum")],
@@ -257,6 +293,21 @@ def test_on_a_gpu_a_recorded_meta_batch_has_the_gradients_of_the_cpu(
         tasks = [drawn(number, None)[0] for number in range(first, first + 3)]
         for one, other in zip(ours(weights, tasks), theirs(weights, tasks), strict=True):
             assert relative_distance(one.gradient, other.gradient) < 1e-6  # pictures are standardised in float32
+    assert not caplog.records, "recorded, not called as it is"
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("method", OTHERS, ids=["resblocks", "head alone"])
+def test_on_a_gpu_autograd_is_recorded_too(
+    made: LabelledImages, gpu: torch.device, method: MAML, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn = drawn_tasks(made, SPEC, seed=4, augment=False, held_out=0.0)
+    _, _, weights, ours = task_after_task(method, made, gpu)
+    theirs = task_after_task(method, made, CPU)[3]
+    for first in (0, 3):
+        tasks = [drawn(number, None)[0] for number in range(first, first + 3)]
+        for one, other in zip(ours(weights, tasks), theirs(weights, tasks), strict=True):
+            assert relative_distance(one.gradient, other.gradient) < 1e-6
     assert not caplog.records, "recorded, not called as it is"
 
 

@@ -51,6 +51,16 @@ def plain(
         adapted: `all` or `head`, see `rareshot.inner.adapted_names`.
         second_order: through the inner steps; first order takes their gradients as constants.
     """
+    loss, gradient, logits = as_tensors(
+        net, params, task, steps=steps, lr=lr, adapted=adapted, second_order=second_order
+    )
+    return TaskGradient(loss.item(), gradient, logits)
+
+
+def as_tensors(
+    net: Network, params: Mapping[str, Tensor], task: Task, *, steps: int, lr: float, adapted: str, second_order: bool
+) -> tuple[Float[Tensor, ""], dict[str, Tensor], Float[Tensor, "q way"]]:
+    """`plain`, waiting for no number, so that a GPU can record it: loss, gradient, logits."""
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     start = net.begin(leaves, task.way)
     moved = adapt(
@@ -66,7 +76,7 @@ def plain(
     logits = query_logits(net, moved, task.query_x, support_moments(net, moved, task.support_x))
     loss = task_loss(logits, task.query_y)
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return TaskGradient(loss.item(), dict(zip(leaves, gradients, strict=True)), logits.detach())
+    return loss.detach(), dict(zip(leaves, gradients, strict=True)), logits.detach()
 
 
 def meta_gradient(

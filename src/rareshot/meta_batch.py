@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rareshot.backbones import Network
 from rareshot.explicit import batched
-from rareshot.gradients import Task, TaskGradient
+from rareshot.gradients import Task, TaskGradient, as_tensors
 from rareshot.graphs import Record, Replayed
 from rareshot.inner import norm_of
 from rareshot.resident import DrawnTask, Resident
@@ -67,6 +67,54 @@ def side_by_side(
         parts = [result.loss[:, None], result.logits, *(result.gradient[name] for name in names)]
         return {"numbers": torch.cat([part.flatten(1) for part in parts], 1)}  # one thing to carry back
 
+    return _recorded(compute, device, record)
+
+
+def one_by_one(
+    net: Network,
+    images: Resident,
+    device: torch.device,
+    *,
+    way: int,
+    steps: int,
+    lr: float,
+    adapted: str,
+    second_order: bool,
+    record: Record | None = None,
+) -> Gradients:
+    """Any network, task after task through autograd, as one recorded computation too.
+
+    Args:
+        net, way, record: see `side_by_side`; any network.
+        adapted: see `rareshot.inner.adapted_names`.
+    """
+    names, own = list(net.learnt()), copy.deepcopy(net).to(device)
+
+    def compute(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weights = {name: given[name] for name in names}
+        support = given["support_y"].shape[1]
+        rows = []
+        for task, x in enumerate(images(given["indices"], given.get("maps"))):
+            x = x.to(weights[names[0]].dtype).contiguous(memory_format=torch.channels_last)
+            with torch.enable_grad():
+                loss, gradient, logits = as_tensors(
+                    own,
+                    weights,
+                    Task(x[:support], given["support_y"][task], x[support:], given["query_y"][task], way),
+                    steps=steps,
+                    lr=lr,
+                    adapted=adapted,
+                    second_order=second_order,
+                )
+            rows.append(torch.cat([part.flatten() for part in (loss, logits, *(gradient[name] for name in names))]))
+        return {"numbers": torch.stack(rows)}
+
+    return _recorded(compute, device, record)
+
+
+def _recorded(
+    compute: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], device: torch.device, record: Record | None
+) -> Gradients:
     replayed = Replayed(compute, device, record)
 
     def gradients(weights: Mapping[str, Tensor], tasks: Sequence[DrawnTask]) -> list[TaskGradient]:
@@ -74,34 +122,6 @@ def side_by_side(
         return [_read(row, weights, task) for row, task in zip(rows, tasks, strict=True)]
 
     return gradients
-
-
-def one_by_one(
-    net: Network,
-    images: Resident,
-    device: torch.device,
-    gradient_of: Callable[[Network, Mapping[str, Tensor], Task], TaskGradient],
-) -> Gradients:
-    """Any network, task after task, through autograd."""
-    own = copy.deepcopy(net).to(device)
-
-    def gradients(weights: Mapping[str, Tensor], tasks: Sequence[DrawnTask]) -> list[TaskGradient]:
-        there = {name: value.to(device) for name, value in weights.items()}
-        return [_home(gradient_of(own, there, _pictured(task, images, device))) for task in tasks]
-
-    return gradients
-
-
-def _pictured(task: DrawnTask, images: Resident, device: torch.device) -> Task:
-    maps = None if task.maps is None else task.maps.to(device)
-    x = images(task.indices.to(device), maps).contiguous(memory_format=torch.channels_last)
-    support = len(task.support_y)
-    return Task(x[:support], task.support_y.to(device), x[support:], task.query_y.to(device), task.way)
-
-
-def _home(result: TaskGradient) -> TaskGradient:
-    gradient = {name: value.cpu() for name, value in result.gradient.items()}
-    return TaskGradient(result.loss, gradient, result.logits.cpu())
 
 
 def _stacked(tasks: Sequence[DrawnTask]) -> dict[str, Tensor]:

@@ -172,23 +172,19 @@ class MAML:
     ) -> Iterator[tuple[Callable[..., Any], Callable[..., list[TaskGradient]]]]:
         """What draws a task and what computes the gradients of several, on the device in use."""
         device, net = machine.device(), learner.net
-        shared: dict[str, Any] = {
-            "steps": self.steps,
-            "lr": self.inner_lr,
-            "second_order": self.second_order,
-            "hessian": torch.bfloat16 if self.hessian == "bfloat16" else None,
-        }
-        gradient_of = partial(meta_gradient, **shared, adapted=self.adapted, fast=self.fast)
+        shared: dict[str, Any] = {"steps": self.steps, "lr": self.inner_lr, "second_order": self.second_order}
+        hessian = torch.bfloat16 if self.hessian == "bfloat16" else None
         drawn: dict[str, Any] = {"seed": seed, "augment": self.augment, "held_out": self.held_out}
         if not meta_batch.on_device(device):
+            gradient_of = partial(meta_gradient, **shared, adapted=self.adapted, fast=self.fast, hessian=hessian)
             with in_threads(net, gradient_of, self.tasks) as gradients:
                 yield training_tasks(train, learner.pixels, spec, **drawn), gradients
             return
         tasks, images = drawn_tasks(train, spec, **drawn), Resident(train, learner.pixels, device)
         if self.fast and explicit_applies(net, self.adapted):
-            yield tasks, meta_batch.side_by_side(net, images, device, way=self.way, **shared)
+            yield tasks, meta_batch.side_by_side(net, images, device, way=self.way, **shared, hessian=hessian)
         else:
-            yield tasks, meta_batch.one_by_one(net, images, device, gradient_of)
+            yield tasks, meta_batch.one_by_one(net, images, device, way=self.way, **shared, adapted=self.adapted)
 
     def untrained(self, common: LabelledImages, *, seed: int) -> "EpisodicLearner":
         """What `fit` begins with: random weights, pixels standardised as the common diseases ask."""
