@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny import random_network, random_task, relative_distance, weights_of
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from rareshot.backbones import NORM_MODES, HeadMode, NormMode
@@ -50,6 +51,37 @@ def test_head_moves_the_head_alone() -> None:
     moved = adapt(net, start, task.support_x, task.support_y, steps=STEPS, lr=LR, names=names)
     for name, value in start.items():
         assert torch.equal(moved[name], value) == (not name.startswith("head.")), name
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+@pytest.mark.parametrize("norm", NORM_MODES)
+def test_features_that_are_made_once_give_what_the_whole_network_gives_at_every_step(
+    norm: NormMode, second_order: bool
+) -> None:
+    net, task = random_network(norm, head="full"), random_task()
+    answers = []
+    for once in (True, False):
+        leaves = {name: value.requires_grad_() for name, value in weights_of(net).items()}
+        moved = dict(leaves)
+        if once:
+            names = adapted_names(leaves, "head")
+            moved = adapt(
+                net, moved, task.support_x, task.support_y, steps=STEPS, lr=LR, names=names, second_order=second_order
+            )
+        else:
+            for _ in range(STEPS):
+                head = [moved["head.weight"], moved["head.bias"]]
+                loss = F.cross_entropy(functional_call(net, moved, (task.support_x,)), task.support_y)
+                weight, bias = torch.autograd.grad(loss, head, create_graph=second_order)
+                moved |= {"head.weight": head[0] - LR * weight, "head.bias": head[1] - LR * bias}
+        moved["head.weight"].square().sum().backward()
+        gradient = {name: value.grad for name, value in leaves.items() if value.grad is not None}
+        answers.append(({name: value.detach() for name, value in moved.items()}, gradient))
+    (ours, our_gradient), (theirs, their_gradient) = answers
+    assert relative_distance(ours, theirs) < 1e-12
+    assert set(our_gradient) == set(their_gradient)
+    assert any(name.startswith("backbone.") for name in our_gradient) == second_order
+    assert relative_distance(our_gradient, their_gradient) < 1e-10
 
 
 @pytest.mark.parametrize("second_order", [False, True])

@@ -307,7 +307,8 @@ def test_on_a_gpu_autograd_is_recorded_too(
     for first in (0, 3):
         tasks = [drawn(number, None)[0] for number in range(first, first + 3)]
         for one, other in zip(ours(weights, tasks), theirs(weights, tasks), strict=True):
-            assert relative_distance(one.gradient, other.gradient) < 1e-6
+            # Pictures are standardised in float32; on a CPU one bit more or less in them moves this gradient by 1.4e-6.
+            assert relative_distance(one.gradient, other.gradient) < 1e-5
     assert not caplog.records, "recorded, not called as it is"
 
 

@@ -7,10 +7,11 @@
 | γ | `lr` | size of a step |
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
@@ -55,13 +56,25 @@ def adapt(
     """
     # What carries no graph becomes a leaf of its own: gradients are asked for at every step.
     params = {name: value if value.requires_grad else value.detach().requires_grad_() for name, value in params.items()}
+    logits_of = _logits_of(net, params, x, names, second_order)
     for _ in range(steps):
         moved = {name: params[name] for name in names}
-        loss = task_loss(functional_call(net, params, (x,)), y)
+        loss = task_loss(logits_of(params), y)
         gradients = torch.autograd.grad(loss, list(moved.values()), create_graph=second_order)
         for (name, value), gradient in zip(moved.items(), gradients, strict=True):
             params[name] = value - lr * gradient
     return params
+
+
+def _logits_of(
+    net: Network, params: Mapping[str, Tensor], x: Tensor, names: Collection[str], second_order: bool
+) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Weights → logits of `x`. Where the head alone moves, the backbone sees the images once, not at every step."""
+    if not all(name.startswith("head.") for name in names):
+        return lambda params: functional_call(net, dict(params), (x,))
+    with torch.set_grad_enabled(second_order):
+        features = query_features(net, params, x, None)
+    return lambda params: F.linear(features, params["head.weight"], params["head.bias"])
 
 
 def support_moments(net: Network, params: Mapping[str, Tensor], x: Float[Tensor, "s c h w"]) -> list[Moments] | None:
