@@ -28,6 +28,8 @@ class Lines(NamedTuple):
 
     part: Part
     """The laptop scale's evaluations on ISIC 2018, 2-way, of what was trained there."""
+    paper: Part
+    """The same at the paper's scale."""
     curves: Sequence[Record]
     """Lines of fig3.jsonl."""
     unseen: Sequence[Record]
@@ -40,7 +42,7 @@ def main(write: bool = False) -> None:
     Args:
         write: put what the lines say in their place.
     """
-    lines = laptop(ROOT / "results")
+    lines = read(ROOT / "results")
     for file in (ROOT / "README.md", ROOT / "docs" / "results.md"):
         before = file.read_text()
         after = filled(before, lines)
@@ -53,13 +55,19 @@ def main(write: bool = False) -> None:
             file.write_text(after)
 
 
-def laptop(results: Path) -> Lines:
-    """The laptop scale's lines on ISIC 2018."""
-    gathered, wanted = gather(results / "laptop"), ("isic2018", "isic2018", WAY)
-    (part,) = (part for part in parts_of(gathered) if (part.data, part.trained_on, part.way) == wanted)
-    curves = [line for line in gathered.fine_tuning if line["data"] == part.data]
+def read(results: Path) -> Lines:
+    """What lies there of ISIC 2018."""
+    gathered = {scale: gather(results / scale) for scale in ("laptop", "paper")}
+    parts = {scale: _isic(parts_of(found)) for scale, found in gathered.items()}
+    curves = [line for line in gathered["laptop"].fine_tuning if line["data"] == parts["laptop"].data]
     unseen = [json.loads(line) for line in (results / "unseen-disease.jsonl").read_text().splitlines()]
-    return Lines(part, curves, unseen)
+    return Lines(parts["laptop"], parts["paper"], curves, unseen)
+
+
+def _isic(parts: Sequence[Part]) -> Part:
+    wanted = ("isic2018", "isic2018", WAY)
+    (part,) = (part for part in parts if (part.data, part.trained_on, part.way) == wanted)
+    return part
 
 
 def filled(text: str, lines: Lines) -> str:
@@ -92,6 +100,29 @@ def table(part: Part, key: str) -> str:
             cells += [f"{row.paper[shot]:.{digits}f}" if shot in row.paper else "–", auc(part, row, shot)]
         rows.append(cells)
     return markdown(header, rows)
+
+
+def whole(part: Part) -> str:
+    """What was run of Table 1, cell by cell, seed by seed."""
+    drawn = []
+    for row in TABLES["table1"].rows:
+        for shot in TABLES["table1"].shots:
+            paper = f"{row.paper[shot]:.2f}" if shot in row.paper else "–"
+            for each in runs_of(part, row, shot, "paper"):
+                drawn.append([row.label, str(shot), str(each.seed), paper, spanned(each.auc), over_lesions(each)])
+    return markdown(["method", "k", "training seed", "paper", "ours, over 20 draws of 30 runs", "over lesions"], drawn)
+
+
+def twins(part: Part) -> str:
+    """Inductive beside transductive, seed 0, k = 5."""
+    rows = {row.key: row for row in TABLES["twins"].rows}
+    drawn = []
+    for key, row in rows.items():
+        twin = rows.get(f"{key}-transductive")
+        found = [runs_of(part, each, 5, "paper") for each in (row, twin) if each]
+        if len(found) == 2 and all(found):
+            drawn.append([row.label, *(spanned(each[0].auc) for each in found)])
+    return markdown(["method", "`support`: inductive", "the batch's own: transductive"], drawn)
 
 
 def auc(part: Part, row: Row, shot: int, protocol: str = "paper") -> str:
@@ -211,6 +242,8 @@ def unseen(lines: Lines) -> str:
 BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "table1": lambda lines: table(lines.part, "table1"),
     "table2": lambda lines: table(lines.part, "table2"),
+    "paper": lambda lines: whole(lines.paper),
+    "twins": lambda lines: twins(lines.part),
     "seeds": lambda lines: seeds(lines.part),
     "protocols": lambda lines: protocols(lines.part),
     "sites": lambda lines: sites(lines.part),

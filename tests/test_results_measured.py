@@ -27,7 +27,8 @@ def tables() -> ModuleType:
 def lines(tables: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Of what is committed: a run of yours may be writing to results/ just now."""
     results = tmp_path_factory.mktemp("committed") / "results"
-    asked = ["git", "-C", str(ROOT), "ls-files", "-z", "--", "results/laptop", "results/unseen-disease.jsonl"]
+    told = ["results/laptop", "results/paper", "results/unseen-disease.jsonl"]
+    asked = ["git", "-C", str(ROOT), "ls-files", "-z", "--", *told]
     files = subprocess.run(asked, check=False, capture_output=True, text=True).stdout.split("\0")
     for name in filter(None, files):
         if name.endswith(".json") or name.endswith(".jsonl"):
@@ -35,7 +36,7 @@ def lines(tables: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
             shutil.copy(ROOT / name, results.parent / name)
     if not results.is_dir():
         pytest.skip("only a git checkout says which lines are committed")
-    return tables.laptop(results)
+    return tables.read(results)
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/results.md"])
