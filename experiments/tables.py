@@ -26,7 +26,7 @@ SEVERAL = 3
 class Lines(NamedTuple):
     """What the tables are drawn from."""
 
-    part: Part
+    laptop: Part
     """The laptop scale's evaluations on ISIC 2018, 2-way, of what was trained there."""
     paper: Part
     """The same at the paper's scale."""
@@ -58,16 +58,18 @@ def main(write: bool = False) -> None:
 def read(results: Path) -> Lines:
     """What lies there of ISIC 2018."""
     gathered = {scale: gather(results / scale) for scale in ("laptop", "paper")}
-    parts = {scale: _isic(parts_of(found)) for scale, found in gathered.items()}
+    parts = {scale: _isic(results / scale, parts_of(found)) for scale, found in gathered.items()}
     curves = [line for line in gathered["laptop"].fine_tuning if line["data"] == parts["laptop"].data]
     unseen = [json.loads(line) for line in (results / "unseen-disease.jsonl").read_text().splitlines()]
     return Lines(parts["laptop"], parts["paper"], curves, unseen)
 
 
-def _isic(parts: Sequence[Part]) -> Part:
+def _isic(folder: Path, parts: Sequence[Part]) -> Part:
     wanted = ("isic2018", "isic2018", WAY)
-    (part,) = (part for part in parts if (part.data, part.trained_on, part.way) == wanted)
-    return part
+    for part in parts:
+        if (part.data, part.trained_on, part.way) == wanted:
+            return part
+    raise ValueError(f"{folder} has no evaluation of ISIC 2018, {WAY}-way")
 
 
 def filled(text: str, lines: Lines) -> str:
@@ -109,8 +111,9 @@ def whole(part: Part) -> str:
         for shot in TABLES["table1"].shots:
             paper = f"{row.paper[shot]:.2f}" if shot in row.paper else "–"
             for each in runs_of(part, row, shot, "paper"):
-                drawn.append([row.label, str(shot), str(each.seed), paper, spanned(each.auc), over_lesions(each)])
-    return markdown(["method", "k", "training seed", "paper", "ours, over 20 draws of 30 runs", "over lesions"], drawn)
+                ours = spanned(each.auc, _fewer(each))
+                drawn.append([row.label, str(shot), str(each.seed), paper, ours, over_lesions(each)])
+    return markdown(["method", "k", "training seed", "paper", "ours, over draws", "over lesions"], drawn)
 
 
 def twins(part: Part) -> str:
@@ -119,9 +122,10 @@ def twins(part: Part) -> str:
     drawn = []
     for key, row in rows.items():
         twin = rows.get(f"{key}-transductive")
-        found = [runs_of(part, each, 5, "paper") for each in (row, twin) if each]
-        if len(found) == 2 and all(found):
-            drawn.append([row.label, *(spanned(each[0].auc) for each in found)])
+        rows_of = [runs_of(part, each, 5, "paper") for each in (row, twin) if each]
+        found = [each for runs in rows_of for each in runs if not each.seed]
+        if len(found) == 2:
+            drawn.append([row.label, *(spanned(each.auc) for each in found)])
     return markdown(["method", "`support`: inductive", "the batch's own: transductive"], drawn)
 
 
@@ -131,13 +135,18 @@ def auc(part: Part, row: Row, shot: int, protocol: str = "paper") -> str:
     means = [each.auc.mean for each in found]
     if not found:
         return NOT_RUN
-    short = min(len(each.results) for each in found)
-    mark = f"; {short} episodes" if short < DRAWS * RUNS else ""
+    mark = _fewer(min(found, key=lambda each: len(each.results)))
     if len(found) == 1:
         return spanned(found[0].auc, mark)
     if len(found) < SEVERAL:
         return f"{' and '.join(f'{100 * mean:.1f}' for mean in means)} (two seeds{mark})"
     return spanned(interval(means, "over training seeds"), f"; {len(found)} seeds{mark}")
+
+
+def _fewer(evaluation: Evaluation) -> str:
+    """What stands behind an interval of fewer episodes than the protocol's."""
+    episodes = len(evaluation.results)
+    return f"; {episodes} episodes" if episodes < DRAWS * RUNS else ""
 
 
 def runs_of(part: Part, row: Row, shot: int, protocol: str) -> tuple[Evaluation, ...]:
@@ -240,14 +249,14 @@ def unseen(lines: Lines) -> str:
 
 
 BLOCKS: Mapping[str, Callable[[Lines], str]] = {
-    "table1": lambda lines: table(lines.part, "table1"),
-    "table2": lambda lines: table(lines.part, "table2"),
+    "table1": lambda lines: table(lines.laptop, "table1"),
+    "table2": lambda lines: table(lines.laptop, "table2"),
     "paper": lambda lines: whole(lines.paper),
-    "twins": lambda lines: twins(lines.part),
-    "seeds": lambda lines: seeds(lines.part),
-    "protocols": lambda lines: protocols(lines.part),
-    "sites": lambda lines: sites(lines.part),
-    "images": lambda lines: images(lines.part),
+    "twins": lambda lines: twins(lines.laptop),
+    "seeds": lambda lines: seeds(lines.laptop),
+    "protocols": lambda lines: protocols(lines.laptop),
+    "sites": lambda lines: sites(lines.laptop),
+    "images": lambda lines: images(lines.laptop),
     "fig3": fig3,
     "unseen": unseen,
 }

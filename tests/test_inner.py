@@ -64,10 +64,14 @@ def test_features_that_are_made_once_give_what_the_whole_network_gives_at_every_
         leaves = {name: value.requires_grad_() for name, value in weights_of(net).items()}
         moved = dict(leaves)
         if once:
+            passes: list[int] = []
+            hook = net.backbone.register_forward_hook(lambda *_, seen=passes: seen.append(1))
             names = adapted_names(leaves, "head")
             moved = adapt(
                 net, moved, task.support_x, task.support_y, steps=STEPS, lr=LR, names=names, second_order=second_order
             )
+            hook.remove()
+            assert len(passes) == 1
         else:
             for _ in range(STEPS):
                 head = [moved["head.weight"], moved["head.bias"]]

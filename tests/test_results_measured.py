@@ -56,8 +56,8 @@ def test_a_figure_changed_by_hand_is_found(tables: ModuleType, lines: Any) -> No
 
 def test_seeds_and_fewer_episodes_are_said(tables: ModuleType, lines: Any) -> None:
     rows = {row.key: row for row in tables.TABLES["table1"].rows}
-    assert tables.auc(lines.part, rows["finetune-conv4"], 5).endswith("; 90 episodes)")
-    assert tables.auc(lines.part, rows["maml"], 5).endswith("; 3 seeds)")
-    assert tables.auc(lines.part, rows["maml"], 2) == tables.NOT_RUN
-    (line,) = lines.part.of("maml")
-    assert tables.auc(lines.part, rows["maml"], 5, "full") == tables.spanned(line.at(5, "full")[0].auc)
+    assert tables.auc(lines.laptop, rows["finetune-conv4"], 5).endswith("; 90 episodes)")
+    assert tables.auc(lines.laptop, rows["maml"], 5).endswith("; 3 seeds)")
+    assert tables.auc(lines.laptop, rows["maml"], 2) == tables.NOT_RUN
+    (line,) = lines.laptop.of("maml")
+    assert tables.auc(lines.laptop, rows["maml"], 5, "full") == tables.spanned(line.at(5, "full")[0].auc)

@@ -51,16 +51,14 @@ def plain(
         adapted: `all` or `head`, see `rareshot.inner.adapted_names`.
         second_order: through the inner steps; first order takes their gradients as constants.
     """
-    loss, gradient, logits = as_tensors(
-        net, params, task, steps=steps, lr=lr, adapted=adapted, second_order=second_order
-    )
-    return TaskGradient(loss.item(), gradient, logits)
+    result = differentiate(net, params, task, steps=steps, lr=lr, adapted=adapted, second_order=second_order)
+    return TaskGradient(result.loss.item(), result.gradient, result.logits)
 
 
-def as_tensors(
+def differentiate(
     net: Network, params: Mapping[str, Tensor], task: Task, *, steps: int, lr: float, adapted: str, second_order: bool
-) -> tuple[Float[Tensor, ""], dict[str, Tensor], Float[Tensor, "q way"]]:
-    """`plain`, waiting for no number, so that a GPU can record it: loss, gradient, logits."""
+) -> explicit.TaskGradient:
+    """`plain`, with the loss as a tensor: nothing in here waits for a number, so that a GPU can record the whole."""
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     start = net.begin(leaves, task.way)
     moved = adapt(
@@ -76,7 +74,7 @@ def as_tensors(
     logits = query_logits(net, moved, task.query_x, support_moments(net, moved, task.support_x))
     loss = task_loss(logits, task.query_y)
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return loss.detach(), dict(zip(leaves, gradients, strict=True)), logits.detach()
+    return explicit.TaskGradient(loss.detach(), dict(zip(leaves, gradients, strict=True)), logits.detach())
 
 
 def meta_gradient(
@@ -93,7 +91,7 @@ def meta_gradient(
 ) -> TaskGradient:
     """`plain`, or with `fast` the explicit path where that applies, on a CPU: the same numbers, sooner.
 
-    On a GPU the explicit path takes all tasks of an iteration at once, see `rareshot.meta_batch`.
+    On a GPU `rareshot.meta_batch` takes all tasks of an iteration at once, by either path.
 
     Args:
         hessian: of the explicit path alone, see `rareshot.explicit.meta_gradient`; bfloat16 is not exact.

@@ -66,17 +66,6 @@ def adapt(
     return params
 
 
-def _logits_of(
-    net: Network, params: Mapping[str, Tensor], x: Tensor, names: Collection[str], second_order: bool
-) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """Weights → logits of `x`. Where the head alone moves, the backbone sees the images once, not at every step."""
-    if not all(name.startswith("head.") for name in names):
-        return lambda params: functional_call(net, dict(params), (x,))
-    with torch.set_grad_enabled(second_order):
-        features = query_features(net, params, x, None)
-    return lambda params: F.linear(features, params["head.weight"], params["head.bias"])
-
-
 def support_moments(net: Network, params: Mapping[str, Tensor], x: Float[Tensor, "s c h w"]) -> list[Moments] | None:
     """Statistics that the adapted weights see on the support images, one a norm layer; None where the mode needs none."""
     if not any(needs_moments(layer.mode) for layer in norms_of(net)):
@@ -100,9 +89,9 @@ def query_logits(
 
 
 def query_features(
-    net: Network, params: Mapping[str, Tensor], x: Float[Tensor, "q c h w"], moments: list[Moments] | None
-) -> Float[Tensor, "q features"]:
-    """What the head is given of query images: the backbone's features under the same weights and statistics."""
+    net: Network, params: Mapping[str, Tensor], x: Float[Tensor, "n c h w"], moments: list[Moments] | None
+) -> Float[Tensor, "n features"]:
+    """What the head is given of images: the backbone's features. Without `moments` by the images' own statistics."""
     start = "backbone."
     weights = {name.removeprefix(start): value for name, value in params.items() if name.startswith(start)}
     with nullcontext() if moments is None else frozen_by(net, moments):
@@ -156,3 +145,14 @@ def _adapt_explicitly(
         return explicit.adapt(params, x, y, steps=steps, lr=lr, norm=norm)
     moved = explicit.batched.adapt(params, x[None], y[None], steps=steps, lr=lr, norm=norm)
     return {name: value[0] for name, value in moved.items()}
+
+
+def _logits_of(
+    net: Network, params: Mapping[str, Tensor], x: Tensor, names: Collection[str], second_order: bool
+) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Weights → logits of `x`. Where the head alone moves, the backbone sees the images once, not at every step."""
+    if not all(name.startswith("head.") for name in names):
+        return lambda params: functional_call(net, dict(params), (x,))
+    with torch.set_grad_enabled(second_order):
+        features = query_features(net, params, x, None)
+    return lambda params: F.linear(features, params["head.weight"], params["head.bias"])

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rareshot.backbones import Network
 from rareshot.explicit import batched
-from rareshot.gradients import Task, TaskGradient, as_tensors
-from rareshot.graphs import Record, Replayed
+from rareshot.gradients import Task, TaskGradient, differentiate
+from rareshot.graphs import Function, Record, Replayed
 from rareshot.inner import norm_of
 from rareshot.resident import DrawnTask, Resident
 
@@ -94,27 +94,21 @@ def one_by_one(
         weights = {name: given[name] for name in names}
         support = given["support_y"].shape[1]
         rows = []
-        for task, x in enumerate(images(given["indices"], given.get("maps"))):
-            x = x.to(weights[names[0]].dtype).contiguous(memory_format=torch.channels_last)
+        for number, pictures in enumerate(images(given["indices"], given.get("maps"))):
+            x = pictures.to(weights[names[0]].dtype).contiguous(memory_format=torch.channels_last)
+            task = Task(x[:support], given["support_y"][number], x[support:], given["query_y"][number], way)
             with torch.enable_grad():
-                loss, gradient, logits = as_tensors(
-                    own,
-                    weights,
-                    Task(x[:support], given["support_y"][task], x[support:], given["query_y"][task], way),
-                    steps=steps,
-                    lr=lr,
-                    adapted=adapted,
-                    second_order=second_order,
+                result = differentiate(
+                    own, weights, task, steps=steps, lr=lr, adapted=adapted, second_order=second_order
                 )
-            rows.append(torch.cat([part.flatten() for part in (loss, logits, *(gradient[name] for name in names))]))
+            parts = [result.loss, result.logits, *(result.gradient[name] for name in names)]
+            rows.append(torch.cat([part.flatten() for part in parts]))
         return {"numbers": torch.stack(rows)}
 
     return _recorded(compute, device, record)
 
 
-def _recorded(
-    compute: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], device: torch.device, record: Record | None
-) -> Gradients:
+def _recorded(compute: Function, device: torch.device, record: Record | None) -> Gradients:
     replayed = Replayed(compute, device, record)
 
     def gradients(weights: Mapping[str, Tensor], tasks: Sequence[DrawnTask]) -> list[TaskGradient]:

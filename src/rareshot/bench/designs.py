@@ -64,7 +64,7 @@ class Design:
 
 
 def ours(problem: Problem, tasks: Sequence[Task], *, fast: bool = True, hessian: torch.dtype | None = None) -> Step:
-    """`rareshot.gradients.meta_gradient`, as training calls it."""
+    """`rareshot.gradients.meta_gradient`, as training on a CPU calls it."""
     net = problem.network()
     params = {name: value.detach() for name, value in net.named_parameters()}
 
