@@ -14,13 +14,33 @@ import tyro
 
 from rareshot.evaluation import DRAWS, RUNS, by_pair
 from rareshot.experiments import TABLES, Row
-from rareshot.gathered import Evaluation, Record, gather
+from rareshot.gathered import Evaluation, Record, gather, same_episodes
 from rareshot.reporting.lines import NOT_RUN, WAY, Part, parts_of
-from rareshot.statistics import Interval, interval
+from rareshot.statistics import Interval, interval, paired
 
 ROOT = Path(__file__).resolve().parents[1]
 SEVERAL = 3
 """Training seeds from which an interval over them says something; two are given one by one."""
+
+ROWS = {row.key: row for table in TABLES.values() for row in table.rows}
+PAIRS = (
+    ("laptop", "daml", "maml", 1),
+    ("laptop", "daml", "maml", 3),
+    ("laptop", "daml-eta1", "maml", 5),
+    ("laptop", "daml-eta3", "maml", 5),
+    ("laptop", "daml", "maml", 5),
+    ("laptop", "daml-eta7", "maml", 5),
+    ("laptop", "maml-noaug", "maml", 5),
+    ("laptop", "maml-resblocks-noaug", "maml-noaug", 5),
+    ("laptop", "maml-transductive", "maml", 5),
+    ("laptop", "daml-transductive", "daml", 5),
+    ("laptop", "maml", "untrained", 1),
+    ("laptop", "anil", "untrained", 1),
+    ("laptop", "anil", "maml", 3),
+    ("laptop", "anil", "maml", 5),
+    ("paper", "daml", "maml", 5),
+)
+"""Scale, row, the row that it is compared with, k: the differences that the text speaks of."""
 
 
 class Lines(NamedTuple):
@@ -183,6 +203,25 @@ def seeds(part: Part) -> str:
     return markdown(["training seed", *(row.label for row in rows), "MAML less DAML"], drawn)
 
 
+def differences(lines: Lines) -> str:
+    """Seed 0 of one row less seed 0 of another, on the same episodes.
+
+    Raises:
+        ValueError: if they did not meet the same.
+    """
+    drawn = []
+    for scale, *keys, shot in PAIRS:
+        rows = [ROWS[key] for key in keys]
+        part = lines.paper if scale == "paper" else lines.laptop
+        one, other = (each for row in rows for each in runs_of(part, row, shot, "paper") if not each.seed)
+        if not same_episodes(one, other):
+            raise ValueError(f"{one.file} and {other.file} are of other episodes")
+        areas = ([result.metrics["auc"] for result in each.results] for each in (one, other))
+        apart = spanned(paired(*areas, kind="over episodes").interval).replace("-", "\N{MINUS SIGN}")
+        drawn.append([scale, str(shot), *(f"{row.label}, `{row.key}`" for row in rows), apart])
+    return markdown(["scale", "k", "seed 0 of", "less", "95 % over episodes"], drawn)
+
+
 def images(part: Part) -> str:
     """Lesions drawn beside images drawn, seed 0, k = 5."""
     drawn = []
@@ -242,9 +281,10 @@ def unseen(lines: Lines) -> str:
     drawn = []
     for line in lines.unseen:
         if (line["method"], line["left_out"]) == ("relation", "bcc"):
-            areas = [line[name] for name in ("auc_seen", "auc_unseen")]
-            cells = [f"{100 * a['mean']:.1f} ({100 * a['low']:.1f} to {100 * a['high']:.1f})" for a in areas]
-            drawn.append([str(line["iteration"]), *cells])
+            areas = [
+                Interval(**line[name], n=line["episodes"], kind="over episodes") for name in ("auc_seen", "auc_unseen")
+            ]
+            drawn.append([str(line["iteration"]), *map(spanned, areas)])
     return markdown(["iterations", "two diseases that it was trained on", "the one left out, and another"], drawn)
 
 
@@ -254,6 +294,7 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "paper": lambda lines: whole(lines.paper),
     "twins": lambda lines: twins(lines.laptop),
     "seeds": lambda lines: seeds(lines.laptop),
+    "differences": differences,
     "protocols": lambda lines: protocols(lines.laptop),
     "sites": lambda lines: sites(lines.laptop),
     "images": lambda lines: images(lines.laptop),
