@@ -28,6 +28,8 @@ TINY = (
     "2",
     "--steps",
     "2",
+    "--test-steps",
+    "2",
     "--inner-lr",
     "0.05",
     "--threads",
