@@ -49,6 +49,11 @@ def test_a_table_holds_the_papers_rows_in_its_order_with_its_figures(key: str, p
     assert not any(row.paper for row in table.rows[len(printed) :])
 
 
+def test_what_a_user_would_take_instead_is_in_every_table_of_the_paper() -> None:
+    for key in ("table1", "table2", "table3"):
+        assert "pretrained" in [row.key for row in TABLES[key].rows]
+
+
 def test_one_key_is_one_method_in_every_table() -> None:
     methods: dict[str, Row] = {}
     for row in EVERY_ROW:

@@ -357,7 +357,7 @@ def test_making_says_what_is_missing_and_what_was_stopped(tmp_path: Path) -> Non
     told = dict(section.table.rows)
     assert told["Trained with"] == "rareshot 0, commit abc"
     assert told["Without a summary of all their lines: running, or stopped"] == "cells/paper-2way-5shot.jsonl"
-    assert told["Missing from table2, paper protocol"].startswith("6 of 7 cells: maml-resblocks-noaug (k = 5)")
+    assert told["Missing from table2, paper protocol"].startswith("7 of 8 cells: maml-resblocks-noaug (k = 5)")
     assert "maml (k = 1, 3);" in told["Missing from table1, paper protocol"]
     assert "not a medical device" in section.text
 
