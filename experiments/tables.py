@@ -39,6 +39,7 @@ PAIRS = (
     ("laptop", "anil", "maml", 3),
     ("laptop", "anil", "maml", 5),
     ("paper", "daml", "maml", 5),
+    ("paper", "task-sampling", "maml", 5),
 )
 """Scale, row, the row that it is compared with, k: the differences that the text speaks of."""
 
@@ -50,6 +51,8 @@ class Lines(NamedTuple):
     """The laptop scale's evaluations on ISIC 2018, 2-way, of what was trained there."""
     paper: Part
     """The same at the paper's scale."""
+    phone: Part
+    """The laptop scale's on PAD-UFES-20, which stands in for Table 3."""
     curves: Sequence[Record]
     """Lines of fig3.jsonl."""
     unseen: Sequence[Record]
@@ -76,20 +79,18 @@ def main(write: bool = False) -> None:
 
 
 def read(results: Path) -> Lines:
-    """What lies there of ISIC 2018."""
+    """What lies there of ISIC 2018 and PAD-UFES-20."""
     gathered = {scale: gather(results / scale) for scale in ("laptop", "paper")}
-    parts = {scale: _isic(results / scale, parts_of(found)) for scale, found in gathered.items()}
-    curves = [line for line in gathered["laptop"].fine_tuning if line["data"] == parts["laptop"].data]
+
+    def part(scale: str, data: str) -> Part:
+        for each in parts_of(gathered[scale]):
+            if (each.data, each.trained_on, each.way) == (data, data, WAY):
+                return each
+        raise ValueError(f"{results / scale} has no evaluation of {data}, {WAY}-way")
+
+    curves = [line for line in gathered["laptop"].fine_tuning if line["data"] == "isic2018"]
     unseen = [json.loads(line) for line in (results / "unseen-disease.jsonl").read_text().splitlines()]
-    return Lines(parts["laptop"], parts["paper"], curves, unseen)
-
-
-def _isic(folder: Path, parts: Sequence[Part]) -> Part:
-    wanted = ("isic2018", "isic2018", WAY)
-    for part in parts:
-        if (part.data, part.trained_on, part.way) == wanted:
-            return part
-    raise ValueError(f"{folder} has no evaluation of ISIC 2018, {WAY}-way")
+    return Lines(part("laptop", "isic2018"), part("paper", "isic2018"), part("laptop", "pad-ufes-20"), curves, unseen)
 
 
 def filled(text: str, lines: Lines) -> str:
@@ -134,6 +135,21 @@ def whole(part: Part) -> str:
                 ours = spanned(each.auc, _fewer(each))
                 drawn.append([row.label, str(shot), str(each.seed), paper, ours, over_lesions(each)])
     return markdown(["method", "k", "training seed", "paper", "ours, over draws", "over lesions"], drawn)
+
+
+def stand_in(part: Part) -> str:
+    """The rows of Table 3 on other data, seed 0: none of the paper's figures is about them."""
+    shots = TABLES["table3"].shots
+    header, rows = ["method", "backbone"], []
+    for shot in shots:
+        header += [f"k = {shot}, over draws", "over patients"]
+    for row in TABLES["table3"].rows:
+        cells = [row.label, row.backbone]
+        for shot in shots:
+            found = runs_of(part, row, shot, "paper")
+            cells += [spanned(found[0].auc), over_lesions(found[0])] if found else [NOT_RUN, NOT_RUN]
+        rows.append(cells)
+    return markdown(header, rows)
 
 
 def twins(part: Part) -> str:
@@ -292,6 +308,7 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "table1": lambda lines: table(lines.laptop, "table1"),
     "table2": lambda lines: table(lines.laptop, "table2"),
     "paper": lambda lines: whole(lines.paper),
+    "phone": lambda lines: stand_in(lines.phone),
     "twins": lambda lines: twins(lines.laptop),
     "seeds": lambda lines: seeds(lines.laptop),
     "differences": differences,
