@@ -73,8 +73,9 @@ def dots(
         series: in the order of the legend.
         alt: what is shown; the means are added to it.
     """
-    step = 0.22
-    pitch = step * len(series) + 0.22
+    labels = [" –\n".join(wrapped(name) for name in pair) for pair in rows]
+    step = 0.16
+    pitch = max(step * len(series) + 0.2, 0.16 * max(label.count("\n") + 1 for label in labels) + 0.1)
     figure = mpl.Figure(figsize=(WIDTH, 1.1 + pitch * len(rows)), layout="constrained")
     axes = figure.subplots()
     lowest = 0.5
@@ -94,7 +95,7 @@ def dots(
                 f"{mean:.2f}", (high, place), (4, 0), textcoords="offset points", va="center", size=8, color=colour
             )
     middles = [row * pitch + step * (len(series) - 1) / 2 for row in range(len(rows))]
-    axes.set_yticks(middles, [" –\n".join(wrapped(name) for name in pair) for pair in rows], color=INK)
+    axes.set_yticks(middles, labels, color=INK)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(middles[-1] + pitch / 2, middles[0] - pitch / 2)
     axes.spines["left"].set_visible(False)
@@ -125,8 +126,8 @@ def plain(name: str, longest: int = 28) -> str:
 
 
 def wrapped(name: str) -> str:
-    """As `plain`, on two lines where it would not fit on one."""
-    return plain("\n".join(textwrap.wrap(name, 28, max_lines=2, placeholder="…")), 60)
+    """As `plain`, on up to three lines where it would not fit on one."""
+    return plain("\n".join(textwrap.wrap(name, 28, max_lines=3, placeholder="…")), 90)
 
 
 def listed(names: Sequence[str]) -> str:

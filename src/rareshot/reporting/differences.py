@@ -7,9 +7,9 @@ import numpy as np
 from rareshot.evaluation import query_scores
 from rareshot.gathered import Array, Evaluation, same_episodes
 from rareshot.paper_figures import critical_difference
-from rareshot.report import Figure, Section, Table
+from rareshot.report import Figure, Section
 from rareshot.reporting.lines import EPISODES, Line, Part
-from rareshot.reporting.tables import NONE, interval_text, points
+from rareshot.reporting.tables import NONE, interval_text, points, saying
 from rareshot.results import read_queries
 from rareshot.statistics import Interval, Paired, average_ranks, bootstrap_pairs_over_groups, paired
 
@@ -66,18 +66,19 @@ def _differences(part: Part, protocol: str) -> Section | None:
         return None
     of_seeds = [_over_seeds(pairs) for _, _, pairs, _ in found]
     corrected = iter(holm([result.p_value for result in of_seeds if result]))
+    over_lesions = [_over_lesions(pairs[0]) for _, _, pairs, _ in found]
     rows = []
-    for (line, shot, pairs, result), seeds in zip(found, of_seeds, strict=True):
+    for (line, shot, pairs, result), seeds, lesions in zip(found, of_seeds, over_lesions, strict=True):
         rows.append(
             (
                 line.label,
                 str(shot),
                 points(100 * result.mean),
-                ", ".join(points(100 * value) for value in _each_seed(pairs)),
+                ", ".join(points(100 * value) for value in _each_seed(pairs)) if seeds else NONE,
                 interval_text(seeds.interval if seeds else None),
                 _p(seeds.p_value) if seeds else NONE,
                 _p(next(corrected)) if seeds else NONE,
-                interval_text(_over_lesions(pairs[0])),
+                interval_text(lesions),
                 interval_text(result.interval),
                 _p(result.p_value),
                 str(_count(pairs)),
@@ -110,17 +111,16 @@ def _differences(part: Part, protocol: str) -> Section | None:
     and a p. Holm's correction counts these tests of the table: {tests}. With one seed there is none: trained again, the order may
     turn.
 
-    The interval over lesions, of the first seed, asks for other patients. The one over episodes, seeds averaged first, and p with
-    it, only ask whether these very networks would differ on other episodes drawn from the same lesions.
+    {"The interval over lesions, of the first seed, asks for other patients." if any(over_lesions) else ""} The interval over
+    episodes, seeds averaged first, and p with it, only ask whether these very networks would differ on other episodes drawn
+    from the same lesions.
 
     {f"Only the first episodes, those that both methods have, count for {'; '.join(shorter)}." if shorter else ""}
 
     {f"Left out, since the episodes or the settings are not those of any DAML here: {'; '.join(unlike)}." if unlike else ""}
     """
     caption = f"Difference to {daml_name}. {part.name}; points of AUC, {protocol} protocol"
-    return Section(
-        f"Differences to DAML, {protocol} protocol ({part.name})", text, table=Table(caption, header, tuple(rows))
-    )
+    return Section(f"Differences to DAML, {protocol} protocol ({part.name})", text, table=saying(caption, header, rows))
 
 
 def _ranks(part: Part) -> Section | None:

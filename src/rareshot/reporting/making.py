@@ -70,8 +70,13 @@ def _missing(part: Part) -> Iterable[tuple[str, str]]:
 
 
 def _versions(found: Iterable[Mapping[str, Any]]) -> str:
-    told = dict.fromkeys(", ".join(f"{name} {number}" for name, number in each.items() if number) for each in found)
-    return "; ".join(told)
+    """Each name once, with every version that had a part in it."""
+    told: dict[str, list[Any]] = {}
+    for each in found:
+        for name, number in each.items():
+            if number:
+                told.setdefault(name, []).append(number)
+    return "; ".join(f"{name} {_listed(numbers)}" for name, numbers in told.items())
 
 
 def _listed(values: Iterable[Any]) -> str:

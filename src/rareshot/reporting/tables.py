@@ -49,6 +49,13 @@ def seeds_text(found: Sequence[Evaluation]) -> str:
     return ", ".join(f"{100 * each.auc.mean:.1f}" for each in found)
 
 
+def saying(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Drawn:
+    """A table without the columns in which no row has anything to say."""
+    columns = list(zip(*rows, strict=True))
+    kept = [i for i, column in enumerate(columns) if not i or set(column) - {NONE, NOT_RUN}]
+    return Drawn(caption, tuple(header[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+
+
 def _over(found: Sequence[Evaluation]) -> str:
     """The interval of the mean, and over what: training seeds where there are several."""
     if len(found) == 1:
@@ -155,7 +162,7 @@ def _detail(part: Part, name: str, lines: Sequence[tuple[str, Line]], shot: int)
             cells += [
                 " ".join([f"{line.mean(shot, protocol):.1f}", *(f"({note})" for note in _short_of(found))]),
                 _over(found),
-                seeds_text(found),
+                seeds_text(found) if len(found) > 1 else NONE,
                 interval_text(found[0].over_lesions),
             ]
             first.add(found[0].seed)
@@ -163,16 +170,17 @@ def _detail(part: Part, name: str, lines: Sequence[tuple[str, Line]], shot: int)
                 over.add(found[0].over_lesions.n)
         drawn.append(tuple(cells))
     lesions = f" ({', '.join(map(str, sorted(over)))} of them)" if over else ""
+    full = any(line.at(shot, "full") for _, line in lines)
     text = f"""
     The mean is over training seeds, where several were run, and then its interval is over them: what another training would
     give. With one seed it is over draws of {RUNS} runs or over episodes, and says nothing of that. The interval over
     lesions{lesions} is of training seed {", ".join(map(str, sorted(first)))} alone and says what other patients might give, not
-    what another training would. The full protocol takes one image of every remaining lesion as query. Rows that were not run
-    at this k are left out.
+    what another training would. {"The full protocol takes one image of every remaining lesion as query." if full else ""} Rows
+    that were not run at this k are left out.
     """
     caption = f"{name} at k = {shot}. {part.name}; AUC in %, {part.way}-way"
     heading = f"{name} at k = {shot} with intervals ({part.name})"
-    return Section(heading, text, table=Drawn(caption, tuple(header), tuple(drawn)))
+    return Section(heading, text, table=saying(caption, header, drawn))
 
 
 def _short_of(found: Sequence[Evaluation]) -> list[str]:
