@@ -6,15 +6,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_table import SCALE, TINY, lesions, let_maml_diverge, lines_of, tiny_setting
 
-from rareshot import runs
+from rareshot import cells, runs
 from rareshot.cells import Step, fill, found, survey
 from rareshot.checkpoint import load_state, state_hash
 from rareshot.experiments import TABLES, Row, cells_of
-from rareshot.locks import alone
+from rareshot.locks import HeldElsewhereError, alone
 from rareshot.methods.pretrained import Pretrained
 from rareshot.scales import SCALES
 from rareshot.setting import Setting, possible
@@ -289,17 +290,82 @@ def test_checkpoints_of_a_run_are_as_fit_leaves_them(whole: Setting) -> None:
     assert "checkpoint-000004.safetensors" in names
 
 
-def test_two_processes_do_not_fit_the_same_run(tmp_path: Path) -> None:
+def test_what_another_process_is_at_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "LOOK_AGAIN_S", 0.0)
     setting = tiny_setting(tmp_path)
-    fill(setting, cells_of(TINY, rows=["maml"], shots=[2]), ["paper"])
-    folder = setting.run_folder("daml-2shot-seed0")
+    asked = cells_of(TINY, rows=["maml", "daml", "untrained"], shots=[2])
+    folder = setting.run_folder("maml-2shot-seed0")
     folder.mkdir(parents=True)
     (folder / "log.jsonl").write_text("of the other process\n")
+    parts: list[str] = []
+
+    def observe(step: Step) -> None:
+        parts.append(step.part)
+        if step.part.startswith("another process"):
+            raise StopError
+
     with alone(folder, wait=False) as held:
         assert held
-        with pytest.raises(ValueError, match="daml-2shot-seed0 is being fitted by another process"):
-            fill(setting, cells_of(TINY, rows=["daml"], shots=[2]), ["paper"])
+        with pytest.raises(StopError):  # DAML waits for the warm-up of MAML
+            fill(setting, asked, ["paper"], observe=observe)
         assert [file.read_text() for file in folder.iterdir()] == ["of the other process\n"]
+    assert parts == ["untrained-2shot-seed0, paper"] * 3 + ["another process is at maml-2shot-seed0"]
+    assert not setting.run_folder("daml-2shot-seed0").exists()
+
+
+def test_what_another_process_has_done_meanwhile_is_not_done_again(whole: Setting, tmp_path: Path) -> None:
+    setting = tiny_setting(tmp_path)
+    cells = cells_of(TINY, rows=["maml", "untrained"], shots=[2])
+    steps: list[Step] = []
+
+    def observe(step: Step) -> None:
+        if not steps:  # it has begun with MAML, and surveyed both
+            fill(setting, cells[1:], ["paper"])
+        steps.append(step)
+
+    assert fill(setting, cells, ["paper"], observe=observe) == {}
+    assert {step.part for step in steps} == {"fit maml-2shot-seed0", "maml-2shot-seed0, paper"}
+    assert {step.parts for step in steps} == {3}
+    expected = {name: lines for name, lines in lines_of(whole).items() if "/maml-2" in name or "/untrained-2" in name}
+    assert lines_of(setting) == expected
+
+
+def test_a_run_that_another_process_took_further_is_not_begun_again(whole: Setting, tmp_path: Path) -> None:
+    setting = tiny_setting(tmp_path)
+    (cell,) = cells_of(TINY, rows=["maml"], shots=[2])
+    fill(setting, [cell], ["paper"])
+    name, run = setting.run_of(cell)
+    before = files_of(setting)
+    with pytest.raises(HeldElsewhereError, match="maml-2shot-seed0 has just been taken further"):
+        runs.fit_run(setting.run_folder(name), run, setting.common, resume=None, observe=lambda now: None)
+    assert files_of(setting) == before
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import tiny_table as t
+from rareshot import cells
+from rareshot.experiments import cells_of
+from rareshot.scales import SCALES
+SCALES["tiny"], cells.LOOK_AGAIN_S = t.SCALE, 0.05
+done = []
+cells.fill(t.tiny_setting(Path(sys.argv[2])), cells_of(t.TINY), ["paper"], observe=lambda step: done.append(step.part))
+print(*dict.fromkeys(part for part in done if not part.startswith("another")), sep="\\n")
+"""
+
+
+def test_processes_beside_each_other_fill_one_table_and_share_the_work(whole: Setting, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TOGETHER, str(Path(__file__).parent), str(tmp_path)]
+    how: dict[str, Any] = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **how) for _ in range(3)]
+    done = [process.communicate()[0].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert lines_of(tiny_setting(tmp_path)) == lines_of(whole)
+    parts = [part for each in done for part in each]
+    assert len(set(parts)) == 15  # five runs and ten evaluations
+    assert sum(part.startswith("fit") for part in parts) == 5
 
 
 def test_lines_of_a_start_that_was_given_up_leave_no_gap(whole: Setting, tmp_path: Path) -> None:

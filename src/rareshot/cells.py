@@ -4,11 +4,12 @@ OUT/<scale>/<data>/runs/<run>/     a run's folder, as `rareshot fit` leaves it; 
 OUT/<scale>/<data>/cells/<cell>/   the evaluations of a cell, as `rareshot evaluate` leaves them; the header says the row
 
 Stopped in any way, the same call goes on: runs from their last checkpoint, evaluations behind their last line. Runs that differ
-in the outer loss alone branch from one warm-up.
+in the outer loss alone branch from one warm-up. Several processes may fill one table: each takes what no other is at.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from rareshot.checkpoint import Run, last_training_state, load_state, read_run, warmup_state, write_atomically
 from rareshot.evaluation import Protocol
 from rareshot.experiments import Cell, Row
+from rareshot.locks import HeldElsewhereError, alone
 from rareshot.results import judge
 from rareshot.runs import fit_run, share_a_warmup
 from rareshot.scales import at_scale
@@ -25,12 +27,15 @@ from rareshot.statistics import Interval, interval
 from rareshot.training import TrainingDivergedError
 from rareshot.types import Learner, Progress
 
+LOOK_AGAIN_S = 2.0
+"""Between two looks, where other processes are at all that is left."""
+
 
 class Step(NamedTuple):
     """What `fill` says of itself after an iteration or an episode."""
 
     part: str
-    """The run that is fitted, or the cell and the protocol that it is evaluated by."""
+    """The run that is fitted, the cell and the protocol that it is evaluated by, or whom it waits for."""
     done: int
     total: int
     """Iterations or episodes."""
@@ -91,43 +96,67 @@ def fill(
 ) -> dict[str, Exception]:
     """Fit and evaluate what is missing; name of a cell → why it stays empty, for those that cannot be filled.
 
-    A run that diverged and an extra that is not installed leave their cells empty; the others are filled all the same.
+    A run that diverged and an extra that is not installed leave their cells empty; the others are filled all the same. What
+    another process is at is left to it; the call returns when that is done too.
 
     Args:
-        observe: called when an iteration or an episode is on disk; what it raises stops the work, nothing lost.
+        observe: called when an iteration or an episode is on disk, and now and then while it waits; what it raises stops the
+            work, nothing lost.
         asked: was a stop asked for? Then a checkpoint is written before `observe` is called.
 
     Raises:
         ValueError: if a folder holds another run, or another evaluation.
     """
-    todos = survey(setting, cells, protocols)
-    parts, parts_done = sum(todo.fit + len(todo.protocols) for todo in todos), 0
+    todos = [todo for todo in survey(setting, cells, protocols) if todo.protocols]
+    missing = {part for todo in todos for part in _parts(todo)}
+    filled: set[str] = set()
     empty: dict[str, Exception] = {}
     diverged: dict[str, TrainingDivergedError] = {}
 
     def tell(part: str, done: int, total: int, record: Mapping[str, Any]) -> None:
-        observe(Step(part, done, total, record, parts_done, parts))
+        observe(Step(part, done, total, record, len(filled), len(missing)))
 
-    for todo in todos:
-        if not todo.protocols:
-            continue
-        try:
-            if todo.run in diverged:
-                raise diverged[todo.run]
-            learner = learner_of(setting, todo.cell, tell, asked)
-        except (TrainingDivergedError, ValueError) as error:
-            if isinstance(error, TrainingDivergedError):
-                diverged[todo.run] = error
-            elif not todo.cell.row.pretrained:
-                raise
-            empty[todo.cell.name] = error
-            parts -= todo.fit + len(todo.protocols)
-            continue
-        parts_done += todo.fit
-        for protocol in todo.protocols:
-            _evaluate(setting, todo.cell, protocol, learner, tell)
-            parts_done += 1
+    while todos:
+        held = []
+        for todo in todos:
+            try:
+                if todo.run in diverged:
+                    raise diverged[todo.run]
+                for part in _fill_one(setting, todo, tell, asked):
+                    filled.add(part)
+            except HeldElsewhereError:
+                held.append(todo)
+            except (TrainingDivergedError, ValueError) as error:
+                if isinstance(error, TrainingDivergedError):
+                    diverged[todo.run] = error
+                elif not todo.cell.row.pretrained:
+                    raise
+                empty[todo.cell.name] = error
+                missing -= set(_parts(todo))
+        if len(held) == len(todos):
+            tell(f"another process is at {held[0].cell.name}", 0, 1, {})
+            time.sleep(LOOK_AGAIN_S)
+        todos = held
     return empty
+
+
+def _parts(todo: Todo) -> list[str]:
+    """Names of the run to fit and the evaluations that a cell lacks."""
+    return [todo.run] * todo.fit + [f"{todo.cell.name}, {protocol}" for protocol in todo.protocols]
+
+
+def _fill_one(setting: Setting, todo: Todo, tell: Tell, asked: Callable[[], bool]) -> Iterator[str]:
+    """Fit and evaluate what a cell still lacks; each part that is there now, whoever made it."""
+    # Another process may have been here since the survey.
+    if all(_is_done(setting, todo.cell, protocol) for protocol in todo.protocols):
+        yield from _parts(todo)
+        return
+    learner = learner_of(setting, todo.cell, tell, asked)
+    yield from [todo.run] * todo.fit
+    for protocol in todo.protocols:
+        if not _is_done(setting, todo.cell, protocol):
+            _evaluate(setting, todo.cell, protocol, learner, tell)
+        yield f"{todo.cell.name}, {protocol}"
 
 
 def learner_of(setting: Setting, cell: Cell, tell: Tell, asked: Callable[[], bool]) -> Learner:
@@ -136,6 +165,9 @@ def learner_of(setting: Setting, cell: Cell, tell: Tell, asked: Callable[[], boo
     Args:
         tell: called after every iteration with the part, those done, their number and the line for the log.
         asked: see `fill`.
+
+    Raises:
+        HeldElsewhereError: if another process is at the run, or at the warm-up that it shares.
     """
     method = at_scale(cell.row.at(cell.shot), setting.scale)
     if cell.row.untrained:
@@ -153,6 +185,8 @@ def learner_of(setting: Setting, cell: Cell, tell: Tell, asked: Callable[[], boo
 
         resume = last_training_state(folder)
         branch = None if resume else _warmup_of(setting, run)
+        if resume is None and branch is None:
+            _leave_a_warmup_to_others(setting, run)
         if branch is not None:
             resume = warmup_state(branch)
         fit_run(folder, run, setting.common, resume=resume, observe=observe, asked=asked)
@@ -227,6 +261,19 @@ def _warmup_of(setting: Setting, run: Run) -> Path | None:
     """The folder of a run that has reached the end of a warm-up that is this run's too."""
     folders = sorted(file.parent for file in setting.run_folder("").glob("*/warmup.safetensors"))
     return next((folder for folder in folders if _same_until_warmup_ends(run, read_run(folder))), None)
+
+
+def _leave_a_warmup_to_others(setting: Setting, run: Run) -> None:
+    """Raise `HeldElsewhereError` if another process is at a run whose warm-up, once it is there, is this run's too."""
+    for folder in sorted(each for each in setting.run_folder("").glob("*") if each.is_dir()):
+        with alone(folder, wait=False) as free:
+            if free:
+                continue
+        # Just begun, it does not say yet what it is.
+        if not (folder / "run.json").exists() or _same_until_warmup_ends(run, read_run(folder)):
+            raise HeldElsewhereError(
+                f"{folder} is being fitted by another process, up to a warm-up that this run shares"
+            )
 
 
 def _same_until_warmup_ends(one: Run, other: Run) -> bool:

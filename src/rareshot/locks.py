@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+class HeldElsewhereError(ValueError):
+    """Another process is at this very work."""
+
+
 def hold(descriptor: int, *, wait: bool) -> bool:
     """Lock an open file or folder until it is closed; whether it is held now.
 

@@ -29,7 +29,7 @@ from rareshot.evaluation import (
     query_scores,
     result_of,
 )
-from rareshot.locks import hold
+from rareshot.locks import HeldElsewhereError, hold
 from rareshot.statistics import bootstrap_over_groups
 from rareshot.types import Learner
 
@@ -88,13 +88,16 @@ def judge(
 
     Raises:
         ValueError: if the file is damaged, holds results of something else or other episodes than the plans', lacks what
-            was said of its images, or is being written by another process.
+            was said of its images.
+        HeldElsewhereError: if another process is writing it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines, scores = folder / f"{name}.jsonl", folder / f"{name}.queries.jsonl"
     with lines.open("a+", newline="\n") as out:
         if not hold(out.fileno(), wait=False):
-            raise ValueError(f"{lines} is being written by another process; wait for it, or choose another --out")
+            raise HeldElsewhereError(
+                f"{lines} is being written by another process; wait for it, or choose another --out"
+            )
         results = _done(lines, header, plans)
         queries = _queries(scores)
         if len(queries) < len(results):

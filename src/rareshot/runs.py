@@ -5,9 +5,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rareshot.checkpoint import Run, save_learner, save_training_state, save_warmup_state, write_atomically, write_run
+from rareshot.checkpoint import (
+    Run,
+    last_training_state,
+    save_learner,
+    save_training_state,
+    save_warmup_state,
+    write_atomically,
+    write_run,
+)
 from rareshot.data.collection import LabelledImages
-from rareshot.locks import alone
+from rareshot.locks import HeldElsewhereError, alone
 from rareshot.methods.maml import MAML
 from rareshot.types import Learner, Method, Observe, Progress, TrainingState
 
@@ -32,12 +40,19 @@ def fit_run(
         asked: was a stop asked for? Then a checkpoint is written before `observe` is called.
 
     Raises:
-        ValueError: if another process is fitting there.
+        HeldElsewhereError: if another process is fitting there, or has been since `resume` was read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder, wait=False) as held:
         if not held:
-            raise ValueError(f"{folder} is being fitted by another process; wait for it, or choose another --out")
+            raise HeldElsewhereError(
+                f"{folder} is being fitted by another process; wait for it, or choose another --out"
+            )
+        state = last_training_state(folder)
+        if state is not None and state.iteration > (resume.iteration if resume else 0):
+            raise HeldElsewhereError(
+                f"{folder} has just been taken further by another process; go on with it by --resume"
+            )
         return _fit(folder, run, common, resume=resume, observe=observe, asked=asked)
 
 

@@ -41,7 +41,8 @@ class Reproduce:
     table1 (all methods, k = 1, 3, 5), table2 (backbone, augmentation, eta), table3 (Dermofit; PAD-UFES-20 may stand in),
     twins (methods beside their transductive twins); fig2 (Eq. 3, needs no data), fig3 (fine-tuning, step by step). What
     is done is not done again, and tables share cells: stop it when you like (Ctrl-C, SIGTERM, even kill -9), and the same
-    command goes on.
+    command goes on. Started again beside itself, say once a core with --threads 1, or some five times on one GPU, the processes
+    share the work.
 
     Example: rareshot reproduce table1 --data isic2018/ --rows maml --rows daml --shots 5
     """
