@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from tiny_table import SCALE, TINY, lesions, let_maml_diverge, lines_of, tiny_se
 
 from rareshot import cells, runs
 from rareshot.cells import Step, fill, found, survey
-from rareshot.checkpoint import load_state, state_hash
+from rareshot.checkpoint import load_state, state_hash, write_run
 from rareshot.experiments import TABLES, Row, cells_of
-from rareshot.locks import HeldElsewhereError, alone
+from rareshot.locks import alone, hold
 from rareshot.methods.pretrained import Pretrained
 from rareshot.scales import SCALES
 from rareshot.setting import Setting, possible
@@ -103,13 +104,13 @@ def test_maml_branches_from_daml_where_that_was_first(whole: Setting, tmp_path: 
 def test_more_episodes_are_added_to_those_there_are(
     whole: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = cells_of(TINY, rows=["untrained"], shots=[1])
+    cell = cells_of(TINY, rows=["untrained"], shots=[1])
     setting = tiny_setting(tmp_path)
     monkeypatch.setitem(SCALES, "tiny", replace(SCALE, episodes=2))
-    fill(setting, cells, ["paper"])
+    fill(setting, cell, ["paper"])
     monkeypatch.setitem(SCALES, "tiny", SCALE)
     steps: list[Step] = []
-    fill(setting, cells, ["paper"], observe=steps.append)
+    fill(setting, cell, ["paper"], observe=steps.append)
     assert [(step.done, step.total) for step in steps] == [(2, 3), (3, 3)]
     name = "cells/untrained-1shot-seed0/paper-2way-1shot.jsonl"
     assert lines_of(setting)[name] == lines_of(whole)[name]
@@ -124,7 +125,7 @@ def test_a_table_that_is_stopped_after_every_few_steps_ends_with_the_same_lines(
     every: int, whole: Setting, tmp_path: Path
 ) -> None:
     setting = tiny_setting(tmp_path)
-    cells = cells_of(TINY, shots=[2])
+    asked = cells_of(TINY, shots=[2])
     for _ in range(100):
         seen = 0
 
@@ -135,7 +136,7 @@ def test_a_table_that_is_stopped_after_every_few_steps_ends_with_the_same_lines(
                 raise StopError
 
         try:
-            fill(setting, cells, ["paper"], observe=stop, asked=lambda: True)
+            fill(setting, asked, ["paper"], observe=stop, asked=lambda: True)
             break
         except StopError:
             continue
@@ -290,55 +291,76 @@ def test_checkpoints_of_a_run_are_as_fit_leaves_them(whole: Setting) -> None:
     assert "checkpoint-000004.safetensors" in names
 
 
-def test_what_another_process_is_at_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_process_is_at_is_left_to_it_and_taken_up_when_it_lets_go(
+    whole: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cells, "LOOK_AGAIN_S", 0.0)
     setting = tiny_setting(tmp_path)
-    asked = cells_of(TINY, rows=["maml", "daml", "untrained"], shots=[2])
-    folder = setting.run_folder("maml-2shot-seed0")
-    folder.mkdir(parents=True)
-    (folder / "log.jsonl").write_text("of the other process\n")
-    parts: list[str] = []
+    maml, daml, untrained = cells_of(TINY, rows=["maml", "daml", "untrained"], shots=[2])
+    name, run = setting.run_of(maml)
+    write_run(setting.run_folder(name), run)
+    log = setting.run_folder(name) / "log.jsonl"
+    log.write_text("of the other process\n")
+    steps: list[Step] = []
+    other = ExitStack()
 
     def observe(step: Step) -> None:
-        parts.append(step.part)
-        if step.part.startswith("another process"):
-            raise StopError
+        steps.append(step)
+        if step.part.startswith("another"):
+            assert log.read_text() == "of the other process\n"
+            assert not setting.run_folder("daml-2shot-seed0").exists()  # it waits for the warm-up
+            log.unlink()
+            other.close()
 
-    with alone(folder, wait=False) as held:
-        assert held
-        with pytest.raises(StopError):  # DAML waits for the warm-up of MAML
-            fill(setting, asked, ["paper"], observe=observe)
-        assert [file.read_text() for file in folder.iterdir()] == ["of the other process\n"]
-    assert parts == ["untrained-2shot-seed0, paper"] * 3 + ["another process is at maml-2shot-seed0"]
-    assert not setting.run_folder("daml-2shot-seed0").exists()
+    with other:
+        assert other.enter_context(alone(log.parent, wait=False))
+        assert fill(setting, [maml, daml, untrained], ["paper"], observe=observe) == {}
+    parts = list(dict.fromkeys(step.part for step in steps))
+    assert parts[:2] == ["untrained-2shot-seed0, paper", "another process is at maml-2shot-seed0"]
+    assert [(step.parts_done, step.parts) for step in (steps[0], steps[-1])] == [(0, 5), (4, 5)]
+    names = ("/maml-2", "/daml-2", "/untrained-2")
+    assert lines_of(setting) == {
+        name: lines for name, lines in lines_of(whole).items() if any(each in name for each in names)
+    }
+
+
+def test_an_evaluation_that_another_process_writes_is_left_to_it(
+    whole: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "LOOK_AGAIN_S", 0.0)
+    setting = tiny_setting(tmp_path)
+    (cell,) = cells_of(TINY, rows=["untrained"], shots=[1])
+    setting.cell_folder(cell).mkdir(parents=True)
+    parts: list[str] = []
+
+    with (setting.cell_folder(cell) / "paper-2way-1shot.jsonl").open("a") as lines:
+        assert hold(lines.fileno(), wait=False)
+
+        def observe(step: Step) -> None:
+            parts.append(step.part)
+            lines.close()
+
+        assert fill(setting, [cell], ["paper"], observe=observe) == {}
+    assert list(dict.fromkeys(parts)) == ["another process is at untrained-1shot-seed0", "untrained-1shot-seed0, paper"]
+    name = "cells/untrained-1shot-seed0/paper-2way-1shot.jsonl"
+    assert lines_of(setting)[name] == lines_of(whole)[name]
 
 
 def test_what_another_process_has_done_meanwhile_is_not_done_again(whole: Setting, tmp_path: Path) -> None:
     setting = tiny_setting(tmp_path)
-    cells = cells_of(TINY, rows=["maml", "untrained"], shots=[2])
+    both = cells_of(TINY, rows=["maml", "untrained"], shots=[2])
     steps: list[Step] = []
 
     def observe(step: Step) -> None:
         if not steps:  # it has begun with MAML, and surveyed both
-            fill(setting, cells[1:], ["paper"])
+            fill(setting, both[1:], ["paper"])
         steps.append(step)
 
-    assert fill(setting, cells, ["paper"], observe=observe) == {}
+    assert fill(setting, both, ["paper"], observe=observe) == {}
     assert {step.part for step in steps} == {"fit maml-2shot-seed0", "maml-2shot-seed0, paper"}
     assert {step.parts for step in steps} == {3}
     expected = {name: lines for name, lines in lines_of(whole).items() if "/maml-2" in name or "/untrained-2" in name}
     assert lines_of(setting) == expected
-
-
-def test_a_run_that_another_process_took_further_is_not_begun_again(whole: Setting, tmp_path: Path) -> None:
-    setting = tiny_setting(tmp_path)
-    (cell,) = cells_of(TINY, rows=["maml"], shots=[2])
-    fill(setting, [cell], ["paper"])
-    name, run = setting.run_of(cell)
-    before = files_of(setting)
-    with pytest.raises(HeldElsewhereError, match="maml-2shot-seed0 has just been taken further"):
-        runs.fit_run(setting.run_folder(name), run, setting.common, resume=None, observe=lambda now: None)
-    assert files_of(setting) == before
 
 
 TOGETHER = """
@@ -350,17 +372,27 @@ from rareshot import cells
 from rareshot.experiments import cells_of
 from rareshot.scales import SCALES
 SCALES["tiny"], cells.LOOK_AGAIN_S = t.SCALE, 0.05
-done = []
-cells.fill(t.tiny_setting(Path(sys.argv[2])), cells_of(t.TINY), ["paper"], observe=lambda step: done.append(step.part))
+setting, done = t.tiny_setting(Path(sys.argv[2])), []
+print("ready", flush=True)
+sys.stdin.readline()
+cells.fill(setting, cells_of(t.TINY), ["paper"], observe=lambda step: done.append(step.part))
 print(*dict.fromkeys(part for part in done if not part.startswith("another")), sep="\\n")
 """
 
 
 def test_processes_beside_each_other_fill_one_table_and_share_the_work(whole: Setting, tmp_path: Path) -> None:
     command = [sys.executable, "-c", TOGETHER, str(Path(__file__).parent), str(tmp_path)]
-    how: dict[str, Any] = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **how) for _ in range(3)]
-    done = [process.communicate()[0].splitlines() for process in processes]
+    how: dict[str, Any] = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [subprocess.Popen(command, **how, **pipes) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    done = [process.communicate(timeout=300)[0].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert lines_of(tiny_setting(tmp_path)) == lines_of(whole)
     parts = [part for each in done for part in each]

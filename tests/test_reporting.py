@@ -69,6 +69,21 @@ def test_one_seed_has_its_interval_over_episodes(tmp_path: Path) -> None:
     assert _cell(detail, "MAML", "95 %") == f"{found.low:.1f} to {found.high:.1f} over episodes"
 
 
+def test_columns_without_anything_to_say_are_left_out(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "0", "maml", 1.0)
+    write_evaluation(tmp_path / "1", "daml", 1.0)
+    detail = table_sections(_part(tmp_path))[1]
+    assert detail.table is not None
+    assert detail.table.header == ("Method", "paper: mean", "95 %", "95 % over lesions")
+    assert "full protocol" not in detail.text
+    write_evaluation(tmp_path / "2", "daml", 1.0, protocol="full", seed=1)
+    detail = table_sections(_part(tmp_path))[1]
+    assert detail.table is not None
+    assert detail.table.header[4:] == ("full: mean", "95 %", "95 % over lesions")
+    assert _cell(detail, "MAML", "full: mean") == "not run"
+    assert "full protocol" in detail.text
+
+
 def test_interval_over_lesions_is_that_of_the_first_seeds_summary(tmp_path: Path) -> None:
     files = [write_evaluation(tmp_path / str(seed), "maml", 1.0, seed=seed) for seed in (2, 1)]
     told = json.loads(files[1].with_suffix(".summary.json").read_text())["auc_over_lesions"]
@@ -361,6 +376,19 @@ def test_making_says_what_is_missing_and_what_was_stopped(tmp_path: Path) -> Non
     assert told["Missing from table2, paper protocol"].startswith("7 of 8 cells: maml-resblocks-noaug (k = 5)")
     assert "maml (k = 1, 3);" in told["Missing from table1, paper protocol"]
     assert "not a medical device" in section.text
+
+
+def test_making_names_each_version_once_and_what_ran_on_no_gpu(tmp_path: Path) -> None:
+    for seed, more in enumerate(({}, {"commit": "def", "gpu": "a card"})):
+        file = write_evaluation(tmp_path / str(seed), "maml", 1.0, seed=seed)
+        header, *lines = file.read_text().splitlines()
+        values = json.loads(header)
+        values["versions"] |= more
+        file.write_text("\n".join([json.dumps(values), *lines]) + "\n")
+    section = making_section(_part(tmp_path), tmp_path)
+    assert section.table is not None
+    told = dict(section.table.rows)["Evaluated with"]
+    assert told == "rareshot 0; commit abc, def; gpu none, a card"
 
 
 def test_hostile_names_are_text_on_the_page_and_in_the_tables(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rareshot.experiments import Row, Table
 from rareshot.losses import DifficultyAware
 from rareshot.methods.maml import MAML
 from rareshot.methods.supervised import Supervised
-from rareshot.runs import fit_run
+from rareshot.runs import fit_held
 from rareshot.scales import Scale
 from rareshot.setting import Setting
 from rareshot.training import TrainingDivergedError
@@ -66,6 +66,6 @@ def let_maml_diverge(monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(folder: Path, run: Run, common: LabelledImages, **more: Any) -> Learner:
         if isinstance(run.method, MAML):
             raise TrainingDivergedError("training diverged: here")
-        return fit_run(folder, run, common, **more)
+        return fit_held(folder, run, common, **more)
 
-    monkeypatch.setattr(cells, "fit_run", fit)
+    monkeypatch.setattr(cells, "fit_held", fit)

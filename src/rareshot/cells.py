@@ -10,22 +10,30 @@ in the outer loss alone branch from one warm-up. Several processes may fill one 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rareshot.checkpoint import Run, last_training_state, load_state, read_run, warmup_state, write_atomically
+from rareshot.checkpoint import (
+    Run,
+    last_training_state,
+    load_state,
+    read_run,
+    warmup_state,
+    write_atomically,
+    write_run,
+)
 from rareshot.evaluation import Protocol
 from rareshot.experiments import Cell, Row
 from rareshot.locks import HeldElsewhereError, alone
 from rareshot.results import judge
-from rareshot.runs import fit_run, share_a_warmup
+from rareshot.runs import fit_held, held_elsewhere, share_a_warmup
 from rareshot.scales import at_scale
 from rareshot.setting import Setting, refuse_other_run
 from rareshot.statistics import Interval, interval
 from rareshot.training import TrainingDivergedError
-from rareshot.types import Learner, Progress
+from rareshot.types import Learner, Progress, TrainingState
 
 LOOK_AGAIN_S = 2.0
 """Between two looks, where other processes are at all that is left."""
@@ -124,8 +132,9 @@ def fill(
                     raise diverged[todo.run]
                 for part in _fill_one(setting, todo, tell, asked):
                     filled.add(part)
-            except HeldElsewhereError:
+            except HeldElsewhereError as error:
                 held.append(todo)
+                where = error.name
             except (TrainingDivergedError, ValueError) as error:
                 if isinstance(error, TrainingDivergedError):
                     diverged[todo.run] = error
@@ -134,7 +143,7 @@ def fill(
                 empty[todo.cell.name] = error
                 missing -= set(_parts(todo))
         if len(held) == len(todos):
-            tell(f"another process is at {held[0].cell.name}", 0, 1, {})
+            tell(f"another process is at {where}", 0, 1, {})
             time.sleep(LOOK_AGAIN_S)
         todos = held
     return empty
@@ -177,20 +186,41 @@ def learner_of(setting: Setting, cell: Cell, tell: Tell, asked: Callable[[], boo
     refuse_other_run(folder, run)
     file = folder / "learner.safetensors"
     if not file.exists():
-        if (folder / "run.json").exists():
-            run = replace(run, versions=json.loads((folder / "run.json").read_bytes())["versions"])
 
         def observe(now: Progress) -> None:
             tell(f"fit {name}", now.iteration, now.iterations, now.record)
 
-        resume = last_training_state(folder)
-        branch = None if resume else _warmup_of(setting, run)
-        if resume is None and branch is None:
-            _leave_a_warmup_to_others(setting, run)
-        if branch is not None:
-            resume = warmup_state(branch)
-        fit_run(folder, run, setting.common, resume=resume, observe=observe, asked=asked)
+        with _taken(setting, name, run) as (run, resume):
+            fit_held(folder, run, setting.common, resume=resume, observe=observe, asked=asked)
     return method.blank(run.size).with_state(load_state(file)[0])
+
+
+@contextmanager
+def _taken(setting: Setting, name: str, run: Run) -> Iterator[tuple[Run, TrainingState | None]]:
+    """Hold the folder of a run while open; the run as it was begun, and where it goes on.
+
+    One process at a time looks and takes, so that none begins a warm-up that another has just begun.
+
+    Raises:
+        HeldElsewhereError: if another process is at it, or at the warm-up that it shares.
+    """
+    folder = setting.run_folder(name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with alone(folder.parent, wait=True):
+            branch = _warmup_of(setting, run)
+            if branch is None and not any(folder.glob("checkpoint-*.safetensors")):
+                _leave_a_warmup_to_others(setting, run)
+            folder.mkdir(exist_ok=True)
+            if not stack.enter_context(alone(folder, wait=False)):
+                raise held_elsewhere(folder)
+            if (folder / "run.json").exists():
+                run = replace(run, versions=json.loads((folder / "run.json").read_bytes())["versions"])
+            write_run(folder, run)
+            resume = last_training_state(folder)
+        if resume is None and branch is not None:
+            resume = warmup_state(branch)
+        yield run, resume
 
 
 def found(setting: Setting, row: Row, shot: int, protocol: Protocol, seeds: int) -> Interval | None:
@@ -265,15 +295,10 @@ def _warmup_of(setting: Setting, run: Run) -> Path | None:
 
 def _leave_a_warmup_to_others(setting: Setting, run: Run) -> None:
     """Raise `HeldElsewhereError` if another process is at a run whose warm-up, once it is there, is this run's too."""
-    for folder in sorted(each for each in setting.run_folder("").glob("*") if each.is_dir()):
-        with alone(folder, wait=False) as free:
-            if free:
-                continue
-        # Just begun, it does not say yet what it is.
-        if not (folder / "run.json").exists() or _same_until_warmup_ends(run, read_run(folder)):
-            raise HeldElsewhereError(
-                f"{folder} is being fitted by another process, up to a warm-up that this run shares"
-            )
+    for file in sorted(setting.run_folder("").glob("*/run.json")):
+        with alone(file.parent, wait=False) as free:
+            if not free and _same_until_warmup_ends(run, read_run(file.parent)):
+                raise held_elsewhere(file.parent)
 
 
 def _same_until_warmup_ends(one: Run, other: Run) -> bool:

@@ -8,7 +8,16 @@ from pathlib import Path
 
 
 class HeldElsewhereError(ValueError):
-    """Another process is at this very work."""
+    """Another process is at this very work.
+
+    Args:
+        message: for whoever cannot wait.
+        name: of the run or the cell that it is at.
+    """
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 def hold(descriptor: int, *, wait: bool) -> bool:

@@ -96,7 +96,7 @@ def judge(
     with lines.open("a+", newline="\n") as out:
         if not hold(out.fileno(), wait=False):
             raise HeldElsewhereError(
-                f"{lines} is being written by another process; wait for it, or choose another --out"
+                f"{lines} is being written by another process; wait for it, or choose another --out", folder.name
             )
         results = _done(lines, header, plans)
         queries = _queries(scores)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rareshot.checkpoint import (
     Run,
-    last_training_state,
     save_learner,
     save_training_state,
     save_warmup_state,
@@ -40,23 +39,23 @@ def fit_run(
         asked: was a stop asked for? Then a checkpoint is written before `observe` is called.
 
     Raises:
-        HeldElsewhereError: if another process is fitting there, or has been since `resume` was read.
+        HeldElsewhereError: if another process is fitting there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder, wait=False) as held:
         if not held:
-            raise HeldElsewhereError(
-                f"{folder} is being fitted by another process; wait for it, or choose another --out"
-            )
-        state = last_training_state(folder)
-        if state is not None and state.iteration > (resume.iteration if resume else 0):
-            raise HeldElsewhereError(
-                f"{folder} has just been taken further by another process; go on with it by --resume"
-            )
-        return _fit(folder, run, common, resume=resume, observe=observe, asked=asked)
+            raise held_elsewhere(folder)
+        return fit_held(folder, run, common, resume=resume, observe=observe, asked=asked)
 
 
-def _fit(
+def held_elsewhere(folder: Path) -> HeldElsewhereError:
+    """What to raise where another process is fitting."""
+    return HeldElsewhereError(
+        f"{folder} is being fitted by another process; wait for it, or choose another --out", folder.name
+    )
+
+
+def fit_held(
     folder: Path,
     run: Run,
     common: LabelledImages,
@@ -65,6 +64,7 @@ def _fit(
     observe: Observe,
     asked: Callable[[], bool],
 ) -> Learner:
+    """As `fit_run`, by whoever holds the folder (`rareshot.locks.alone`) already."""
     write_run(folder, run)
     log_file = folder / "log.jsonl"
     _trim_log(log_file, resume.iteration if resume else 0)

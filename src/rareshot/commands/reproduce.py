@@ -41,8 +41,8 @@ class Reproduce:
     table1 (all methods, k = 1, 3, 5), table2 (backbone, augmentation, eta), table3 (Dermofit; PAD-UFES-20 may stand in),
     twins (methods beside their transductive twins); fig2 (Eq. 3, needs no data), fig3 (fine-tuning, step by step). What
     is done is not done again, and tables share cells: stop it when you like (Ctrl-C, SIGTERM, even kill -9), and the same
-    command goes on. Started again beside itself, say once a core with --threads 1, or some five times on one GPU, the processes
-    share the work.
+    command goes on. For a table it may be started again beside itself, say once a core with --threads 1, or a few times on one
+    GPU: the processes share the work, where the file system has locks (not on Windows and some network disks).
 
     Example: rareshot reproduce table1 --data isic2018/ --rows maml --rows daml --shots 5
     """

@@ -108,8 +108,8 @@ def _differences(part: Part, protocol: str) -> Section | None:
     {f"Of {', '.join(sorted(damls))} each line is compared with the one of its own settings." if several else ""}
 
     Which method is better is asked of the training seeds: each seed gives one difference, and two seeds or more an interval
-    and a p. Holm's correction counts these tests of the table: {tests}. With one seed there is none: trained again, the order may
-    turn.
+    and a p. {f"Holm's correction counts these tests of the table: {tests}." if tests else ""} With one seed there is none:
+    trained again, the order may turn.
 
     {"The interval over lesions, of the first seed, asks for other patients." if any(over_lesions) else ""} The interval over
     episodes, seeds averaged first, and p with it, only ask whether these very networks would differ on other episodes drawn

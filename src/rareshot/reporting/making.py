@@ -70,12 +70,14 @@ def _missing(part: Part) -> Iterable[tuple[str, str]]:
 
 
 def _versions(found: Iterable[Mapping[str, Any]]) -> str:
-    """Each name once, with every version that had a part in it."""
+    """Each name once, with every version that had a part in it; what ran without a GPU says so beside what ran on one."""
     told: dict[str, list[Any]] = {}
-    for each in found:
-        for name, number in each.items():
-            if number:
-                told.setdefault(name, []).append(number)
+    all_found = list(found)
+    names = dict.fromkeys(name for each in all_found for name in each if each[name])
+    for each in all_found:
+        for name in names:
+            if each.get(name) or name == "gpu":
+                told.setdefault(name, []).append(each.get(name) or "none")
     return "; ".join(f"{name} {_listed(numbers)}" for name, numbers in told.items())
 
 

@@ -169,14 +169,14 @@ def _detail(part: Part, name: str, lines: Sequence[tuple[str, Line]], shot: int)
             if found[0].over_lesions is not None:
                 over.add(found[0].over_lesions.n)
         drawn.append(tuple(cells))
-    lesions = f" ({', '.join(map(str, sorted(over)))} of them)" if over else ""
-    full = any(line.at(shot, "full") for _, line in lines)
+    seed, full = ", ".join(map(str, sorted(first))), any(line.at(shot, "full") for _, line in lines)
+    lesions = f"""The interval over lesions ({", ".join(map(str, sorted(over)))} of them) is of training seed {seed} alone and
+    says what other patients might give, not what another training would."""
     text = f"""
     The mean is over training seeds, where several were run, and then its interval is over them: what another training would
-    give. With one seed it is over draws of {RUNS} runs or over episodes, and says nothing of that. The interval over
-    lesions{lesions} is of training seed {", ".join(map(str, sorted(first)))} alone and says what other patients might give, not
-    what another training would. {"The full protocol takes one image of every remaining lesion as query." if full else ""} Rows
-    that were not run at this k are left out.
+    give. With one seed it is over draws of {RUNS} runs or over episodes, and says nothing of that. {lesions if over else ""}
+    {"The full protocol takes one image of every remaining lesion as query." if full else ""} Rows that were not run at this k
+    are left out.
     """
     caption = f"{name} at k = {shot}. {part.name}; AUC in %, {part.way}-way"
     heading = f"{name} at k = {shot} with intervals ({part.name})"
