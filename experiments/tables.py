@@ -40,8 +40,11 @@ PAIRS = (
     ("laptop", "anil", "maml", 5),
     ("paper", "daml", "maml", 5),
     ("paper", "task-sampling", "maml", 5),
+    ("phone", "daml", "maml", 1),
+    ("phone", "daml", "maml", 5),
+    ("phone", "pretrained", "maml", 5),
 )
-"""Scale, row, the row that it is compared with, k: the differences that the text speaks of."""
+"""Part of `Lines`, row, the row that it is compared with, k: the differences that the text speaks of."""
 
 
 class Lines(NamedTuple):
@@ -226,15 +229,16 @@ def differences(lines: Lines) -> str:
         ValueError: if they did not meet the same.
     """
     drawn = []
-    for scale, *keys, shot in PAIRS:
+    for name, *keys, shot in PAIRS:
         rows = [ROWS[key] for key in keys]
-        part = lines.paper if scale == "paper" else lines.laptop
+        part: Part = getattr(lines, name)
         one, other = (each for row in rows for each in runs_of(part, row, shot, "paper") if not each.seed)
         if not same_episodes(one, other):
             raise ValueError(f"{one.file} and {other.file} are of other episodes")
         areas = ([result.metrics["auc"] for result in each.results] for each in (one, other))
         apart = spanned(paired(*areas, kind="over episodes").interval).replace("-", "\N{MINUS SIGN}")
-        drawn.append([scale, str(shot), *(f"{row.label}, `{row.key}`" for row in rows), apart])
+        of = part.scale if part.data == "isic2018" else f"{part.scale}, {part.data}"
+        drawn.append([of, str(shot), *(f"{row.label}, `{row.key}`" for row in rows), apart])
     return markdown(["scale", "k", "seed 0 of", "less", "95 % over episodes"], drawn)
 
 
