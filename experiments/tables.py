@@ -42,6 +42,7 @@ PAIRS = (
     ("paper", "task-sampling", "maml", 5),
     ("phone", "daml", "maml", 1),
     ("phone", "daml", "maml", 5),
+    ("phone", "task-sampling", "maml", 5),
     ("phone", "pretrained", "maml", 5),
 )
 """Part of `Lines`, row, the row that it is compared with, k: the differences that the text speaks of."""
