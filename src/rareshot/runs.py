@@ -5,14 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rareshot.checkpoint import (
-    Run,
-    save_learner,
-    save_training_state,
-    save_warmup_state,
-    write_atomically,
-    write_run,
-)
+from rareshot.checkpoint import Run, save_learner, save_training_state, save_warmup_state, write_atomically, write_run
 from rareshot.data.collection import LabelledImages
 from rareshot.locks import HeldElsewhereError, alone
 from rareshot.methods.maml import MAML

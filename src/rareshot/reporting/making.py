@@ -70,15 +70,10 @@ def _missing(part: Part) -> Iterable[tuple[str, str]]:
 
 
 def _versions(found: Iterable[Mapping[str, Any]]) -> str:
-    """Each name once, with every version that had a part in it; what ran without a GPU says so beside what ran on one."""
-    told: dict[str, list[Any]] = {}
-    all_found = list(found)
-    names = dict.fromkeys(name for each in all_found for name in each if each[name])
-    for each in all_found:
-        for name in names:
-            if each.get(name) or name == "gpu":
-                told.setdefault(name, []).append(each.get(name) or "none")
-    return "; ".join(f"{name} {_listed(numbers)}" for name, numbers in told.items())
+    """Each name once, with every version that had a part in it; `none` where some had none, as a GPU."""
+    each_one = list(found)
+    names = dict.fromkeys(name for each in each_one for name in each if each[name])
+    return "; ".join(f"{name} {_listed(each.get(name) or 'none' for each in each_one)}" for name in names)
 
 
 def _listed(values: Iterable[Any]) -> str:
