@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,11 +22,13 @@ from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.explicit import batched
 from rareshot.gradients import Task, differentiate, plain
 from rareshot.graphs import Recording, Replayed, as_it_is
+from rareshot.inner import adapt_to_support
 from rareshot.losses import DifficultyAware
 from rareshot.methods.maml import MAML, EpisodicLearner
 from rareshot.methods.tasks import drawn_tasks, training_tasks
+from rareshot.recorded import RecordedAdaptation
 from rareshot.resident import Resident
-from rareshot.types import Progress
+from rareshot.types import Episode, Progress
 
 CPU = torch.device("cpu")
 TINY = MAML(
@@ -255,6 +258,27 @@ def test_nothing_of_an_adaptation_is_left_on_the_cpu(
     assert all(moments.mean.device == META for moments in classifier.moments or ())
 
 
+@pytest.mark.parametrize("record", [as_it_is, as_a_graph_does])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_recorded_adaptation_is_the_plain_one(made: LabelledImages, norm: NormMode, record: Any) -> None:
+    recorded = RecordedAdaptation(CPU, HOW["steps"], HOW["lr"], norm, record)
+    kept = []
+    for seed in (0, 1):  # the second call replays, with other weights and other pictures
+        net = replace(TINY, norm=norm).untrained(made.common(), seed=seed).net.double()
+        episode = Episodes(made, SPEC, seed=seed)[0]
+        params, support = {name: value.detach() for name, value in net.learnt().items()}, episode.support_x.double()
+        own = net.begin(params, 2)
+        plainly = adapt_to_support(net, own, support, episode.support_y, **HOW, adapted="all", fast=False)
+        kept.append((recorded(own, support, episode.support_y), plainly))
+    for (ours, our_moments), (theirs, their_moments) in kept:  # the second answer did not overwrite the first
+        assert relative_distance(ours, theirs) < 1e-10
+        assert (our_moments is None) == (their_moments is None) == (norm != "support")
+        for one, other in zip(our_moments or (), their_moments or (), strict=True):
+            torch.testing.assert_close(one.mean, other.mean, rtol=1e-9, atol=1e-10)
+            torch.testing.assert_close(one.var, other.var, rtol=1e-9, atol=1e-10)
+            assert one.images == other.images == 4
+
+
 def test_each_shape_is_recorded_once_and_what_comes_in_is_not_kept() -> None:
     recorded: list[int] = []
 
@@ -344,3 +368,21 @@ def test_on_a_gpu_training_goes_on_bit_identically_and_adapts(made: LabelledImag
     assert state_hash(resumed.state()) == state_hash(learner.state())
     assert others == records[2:]
     assert np.mean([record["loss"] for record in records]) < 2
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_every_thread_gets_the_answers_of_the_cpu(
+    made: LabelledImages, gpu: torch.device, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = TINY.untrained(made.common(), seed=0)
+    episodes = [Episodes(made, SPEC, seed=0)[number] for number in range(40)]
+
+    def answer(episode: Episode) -> Tensor:
+        return learner.adapt(episode.support)(episode.query_x)
+
+    with ThreadPoolExecutor(4) as pool:
+        ours = list(pool.map(answer, episodes))
+    assert not caplog.records, "recorded, not called as it is"
+    machine.use_device("cpu")
+    for one, episode in zip(ours, episodes, strict=True):
+        torch.testing.assert_close(one, answer(episode), rtol=1e-3, atol=1e-4)

@@ -48,7 +48,7 @@ def as_cuda_graph(function: Callable[[], dict[str, Tensor]]) -> Recording:
             function()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on
         answer = function()
     return Recording(graph.replay, answer)
 

@@ -21,6 +21,7 @@ from rareshot.backbones import Network
 from rareshot.backbones.conv4 import Conv4
 from rareshot.backbones.norms import Moments, frozen_by, needs_moments, norms_of, recording
 from rareshot.losses import task_loss
+from rareshot.recorded import recorded_adaptation
 
 
 def adapted_names(params: Mapping[str, Tensor], adapted: str = "all") -> tuple[str, ...]:
@@ -130,21 +131,14 @@ def adapt_to_support(
         fast: take the explicit path where it applies; the same numbers, sooner.
     """
     if fast and explicit_applies(net, adapted):
-        moved = _adapt_explicitly(params, x, y, steps=steps, lr=lr, norm=norm_of(net))
+        if x.device.type != "cpu":
+            return recorded_adaptation(x.device, steps, lr, norm_of(net))(params, x, y)
+        moved = explicit.adapt(params, x, y, steps=steps, lr=lr, norm=norm_of(net))
     else:
         moved = adapt(net, params, x, y, steps=steps, lr=lr, names=adapted_names(params, adapted))
         moved = {name: value.detach() for name, value in moved.items()}
     with torch.no_grad():
         return moved, support_moments(net, moved, x)
-
-
-def _adapt_explicitly(
-    params: Mapping[str, Tensor], x: Tensor, y: Tensor, *, steps: int, lr: float, norm: str
-) -> dict[str, Tensor]:
-    if x.device.type == "cpu":
-        return explicit.adapt(params, x, y, steps=steps, lr=lr, norm=norm)
-    moved = explicit.batched.adapt(params, x[None], y[None], steps=steps, lr=lr, norm=norm)
-    return {name: value[0] for name, value in moved.items()}
 
 
 def _logits_of(

@@ -1,6 +1,6 @@
 """One task: adaptation, answers, and the meta-gradient through the query loss, the moments and every inner step.
 
-`adapt` and `meta_gradient` also take several tasks side by side, as `batched` lays them out.
+`adapt`, `moments` and `meta_gradient` also take several tasks side by side, as `batched` lays them out.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,6 @@ from rareshot.explicit.network import (
     scores_of,
     trace_blocks,
 )
-from rareshot.explicit.norms import Norm
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,12 @@ def adapt(
 
 
 @torch.no_grad()
-def moments(params: Params, x: Float[Tensor, "s 3 h w"]) -> list[tuple[Float[Tensor, " c"], Float[Tensor, " c"]]]:
+def moments(
+    params: Params, x: Float[Tensor, "*tasks s 3 h w"]
+) -> list[tuple[Float[Tensor, " c"], Float[Tensor, " c"]]]:
     """Mean and biased variance of every block over the batch `x`: what normalises the query in mode `support`."""
-    laid = lay_out(params, torch.channels_last)
-    return moments_of(trace_blocks(laid, images_of(laid, x, Norm()), Norm()))
+    laid, means = lay_out(params, torch.channels_last), norm_of("support", x)
+    return moments_of(trace_blocks(laid, images_of(laid, x, means), means))
 
 
 @torch.no_grad()
