@@ -11,6 +11,7 @@ import torch
 from lying_server import BODY, NAME, Web, serve
 from lying_server import made as made_source
 
+from rareshot import machine
 from rareshot.data import fetch as fetch_module
 from rareshot.data.cards import ISIC2018
 from rareshot.data.collection import LabelledImages, number_groups
@@ -50,6 +51,15 @@ def isic_labels(isic_folder: Path) -> LabelledImages:
         card=ISIC2018,
         columns={"site": np.array([row["site"] for row in rows])},
     )
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    """The device in use is a GPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here: torch.cuda.is_available() is False")
+    yield machine.use_device("cuda")
+    machine.use_device("cpu")
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ FLOORS = [
         "states",
         "graphs",
     ],
+    ["recorded"],
     ["episodes", "inner", "pixels"],
     ["gradients", "validation", "resident"],
     ["training", "meta_batch"],

@@ -7,6 +7,7 @@ so what goes in is copied there first.
 
 import logging
 from collections.abc import Callable, Mapping
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -54,7 +55,7 @@ def as_cuda_graph(function: Callable[[], dict[str, Tensor]]) -> Recording:
 
 
 class Replayed:
-    """`function` on a device, recorded at the first call with tensors of some shapes, replayed at every call.
+    """`function` on a device, recorded at the first call with tensors of some shapes, replayed at every call, in any thread.
 
     Args:
         device: where it computes; what a call is given is copied there.
@@ -66,21 +67,23 @@ class Replayed:
         self._function, self._device = function, device
         self._record = record or (as_cuda_graph if device.type == "cuda" else as_it_is)
         self._held: dict[object, tuple[dict[str, Tensor], Recording]] = {}
+        self._lock = Lock()
         self.failed = ""
         """Why the last recording failed; empty if none did."""
 
     @torch.no_grad()
     def __call__(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The answer, on the device; the next call with the same shapes overwrites it."""
+        """The answer, on the device; a copy, which later calls leave as it is."""
         shapes = tuple((name, value.shape, value.dtype) for name, value in given.items())
-        if shapes not in self._held:
-            held = {name: value.detach().to(self._device, copy=True) for name, value in given.items()}
-            self._held[shapes] = held, self._recording(held)
-        held, recording = self._held[shapes]
-        for name, value in given.items():
-            held[name].copy_(value)
-        recording.replay()
-        return recording.answer
+        with self._lock:
+            if shapes not in self._held:
+                held = {name: value.detach().to(self._device, copy=True) for name, value in given.items()}
+                self._held[shapes] = held, self._recording(held)
+            held, recording = self._held[shapes]
+            for name, value in given.items():
+                held[name].copy_(value)
+            recording.replay()
+            return {name: value.clone() for name, value in recording.answer.items()}
 
     def _recording(self, held: dict[str, Tensor]) -> Recording:
         try:

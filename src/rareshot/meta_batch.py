@@ -6,17 +6,34 @@ checkpoints are the same kind of thing, and a run says the same of itself.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rareshot import explicit
 from rareshot.backbones import Network
 from rareshot.explicit import batched
-from rareshot.gradients import Task, TaskGradient, differentiate
+from rareshot.gradients import Task, TaskGradient
 from rareshot.graphs import Function, Record, Replayed
 from rareshot.inner import norm_of
 from rareshot.resident import DrawnTask, Resident
 
+
+@runtime_checkable
+class Movable(Protocol):
+    """A network whose weights are learnt, on any device; an `nn.Module`."""
+
+    def learnt(self) -> dict[str, nn.Parameter]:
+        """Name → weight, of all that training moves."""
+        ...
+
+    def to(self, device: torch.device, /) -> Any:
+        """The same, there."""
+        ...
+
+
+N = TypeVar("N", bound=Movable)
 Gradients = Callable[[Mapping[str, Tensor], Sequence[DrawnTask]], list[TaskGradient]]
 """(weights, tasks) → what each task says, all on the CPU."""
 
@@ -71,24 +88,22 @@ def side_by_side(
 
 
 def one_by_one(
-    net: Network,
+    net: N,
+    differentiate: Callable[[N, Mapping[str, Tensor], Task], explicit.TaskGradient],
     images: Resident,
     device: torch.device,
     *,
     way: int,
-    steps: int,
-    lr: float,
-    adapted: str,
-    second_order: bool,
     record: Record | None = None,
 ) -> Gradients:
     """Any network, task after task through autograd, as one recorded computation too.
 
     Args:
+        differentiate: network, weights and a task → what it says, the loss as a tensor; nothing in it may wait for a number.
         net, way, record: see `side_by_side`; any network.
-        adapted: see `rareshot.inner.adapted_names`.
     """
-    names, own = list(net.learnt()), copy.deepcopy(net).to(device)
+    names = list(net.learnt())
+    own: N = copy.deepcopy(net).to(device)
 
     def compute(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights = {name: given[name] for name in names}
@@ -98,9 +113,7 @@ def one_by_one(
             x = pictures.to(weights[names[0]].dtype).contiguous(memory_format=torch.channels_last)
             task = Task(x[:support], given["support_y"][number], x[support:], given["query_y"][number], way)
             with torch.enable_grad():
-                result = differentiate(
-                    own, weights, task, steps=steps, lr=lr, adapted=adapted, second_order=second_order
-                )
+                result = differentiate(own, weights, task)
             parts = [result.loss, result.logits, *(result.gradient[name] for name in names)]
             rows.append(torch.cat([part.flatten() for part in parts]))
         return {"numbers": torch.stack(rows)}

@@ -1,16 +1,17 @@
-"""Adaptation on a GPU: recorded once for each shape of a support set, replayed for every other one; see `rareshot.graphs`.
+"""What an evaluation computes on a GPU: recorded once for each shape, replayed for every other one; see `rareshot.graphs`.
 
-Ten steps of adaptation are a thousand operations of a few microseconds, and the pictures of an episode are few: what an
-evaluation on a GPU waits for is Python.
+Ten steps of adaptation are a thousand operations of a few microseconds, and the pictures of an episode are few; the features of
+one image through a deep network are no other: what an evaluation on a GPU waits for is Python.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from functools import cache
-from threading import Lock
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from rareshot import explicit
 from rareshot.backbones.norms import Moments
@@ -37,17 +38,37 @@ class RecordedAdaptation:
             return {**moved, **{f"moments.{layer}": torch.stack(both) for layer, both in enumerate(seen)}}
 
         self._replayed = Replayed(compute, device, record)
-        self._lock = Lock()  # a replay overwrites what the last one answered
 
     def __call__(
         self, params: Mapping[str, Tensor], x: Float[Tensor, "s 3 h w"], y: Int[Tensor, " s"]
     ) -> tuple[dict[str, Tensor], list[Moments] | None]:
         """Adapted weights and the frozen statistics that go with them; None where the norm needs none."""
-        with self._lock:
-            answer = {name: value.clone() for name, value in self._replayed({**params, "x": x, "y": y}).items()}
+        answer = self._replayed({**params, "x": x, "y": y})
         moved = {name: answer.pop(name) for name in params}
         return moved, [Moments(mean, var, len(x)) for mean, var in answer.values()] or None
 
 
 recorded_adaptation = cache(RecordedAdaptation)
 """The one for these arguments: every learner of a kind replays the same."""
+
+
+_networks: WeakKeyDictionary[nn.Module, dict[torch.device, Callable[[Tensor], Tensor]]] = WeakKeyDictionary()
+
+
+def recorded_network(
+    net: nn.Module, device: torch.device
+) -> Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n features"]]:
+    """What `net` says, computed on a device with the weights that it had at the first call; on a CPU, `net` itself."""
+    if device.type == "cpu":
+        return net
+    copies = _networks.setdefault(net, {})
+    if device not in copies:
+        copies[device] = there(net, device)
+    return copies[device]
+
+
+def there(net: nn.Module, device: torch.device, record: Record | None = None) -> Callable[[Tensor], Tensor]:
+    """A copy of `net` on a device, recorded: images in, features out, both on the CPU."""
+    own = copy.deepcopy(net).to(device)
+    replayed = Replayed(lambda given: {"features": own(given["x"])}, device, record)
+    return lambda x: replayed({"x": x})["features"].cpu()

@@ -23,6 +23,7 @@ from rareshot.episodes import Augment
 from rareshot.training import TrainingDivergedError, restore, snapshot
 from rareshot.types import Observe, Progress, State, TrainingState
 
+CPU = torch.device("cpu")
 Batch = tuple[Float[Tensor, "n 3 h w"], Int[Tensor, " n"]]
 
 
@@ -81,8 +82,9 @@ def train_supervised(
     resume: TrainingState | None,
     observe: Observe,
     validate: Callable[[int, State], dict[str, float]],
+    device: torch.device = CPU,
 ) -> State:
-    """Train `net` with a `full` head; returns `learnt` of the trained copy, and leaves `net` as it was.
+    """Train `net` with a `full` head; returns `learnt` of the trained copy, on the CPU, and leaves `net` as it was.
 
     Args:
         batch_of: number of an iteration, from 0 → standardised images and labels.
@@ -90,11 +92,12 @@ def train_supervised(
         weight_decay: decoupled (AdamW).
         resume: where an earlier run of the same stood.
         validate: (iterations done, weights) → figures for the log; a pure function.
+        device: where it computes; batches and states are on the CPU.
 
     Raises:
         TrainingDivergedError: if the loss or its gradient is not finite.
     """
-    model = copy.deepcopy(net).eval()
+    model = copy.deepcopy(net).to(device).eval()
     for (
         module
     ) in model.modules():  # only batch norm trains otherwise than it answers: no dropout, no global random state
@@ -109,7 +112,7 @@ def train_supervised(
             restore(learnt(model), adam, resume)
     for iteration in range(first, iterations):
         begun = time.perf_counter()
-        x, y = batch_of(iteration)
+        x, y = (part.to(device) for part in batch_of(iteration))
         data_seconds = time.perf_counter() - begun
         logits = model(x)
         loss = F.cross_entropy(logits, y)
@@ -134,4 +137,4 @@ def train_supervised(
         weights = learnt(model)
         record |= validate(iteration + 1, weights)
         observe(Progress(iteration + 1, iterations, record, snapshot(iteration + 1, weights, adam, (), {})))
-    return {name: value.detach() for name, value in learnt(model).items()}
+    return {name: value.detach().cpu() for name, value in learnt(model).items()}

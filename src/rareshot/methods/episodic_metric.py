@@ -18,15 +18,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rareshot import explicit, machine, meta_batch
 from rareshot.backbones.norms import Moments, frozen_by, inductive, needs_moments, norms_of, recording
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.gradients import Task, TaskGradient
 from rareshot.losses import Mean
-from rareshot.methods.tasks import training_tasks
+from rareshot.methods.tasks import tasks_and_gradients
 from rareshot.pixels import Pixels
 from rareshot.states import carrying, refuse_other_state
-from rareshot.training import Outer, in_threads, train_episodic
+from rareshot.training import Outer, train_episodic
 from rareshot.types import Observe, State, Support, TrainingState
 from rareshot.validation import held_out, validation
 
@@ -100,19 +101,30 @@ class MetricNetwork(nn.Module):
         return self.answer(query_x, *self.summarise(support_x, support_y, way))
 
 
+def class_counts(labels: Int[Tensor, " s"], way: int) -> Int[Tensor, " way"]:
+    """How many images each class has; unlike `bincount` it makes no GPU wait."""
+    return F.one_hot(labels, way).sum(0)
+
+
 def class_sums(features: Float[Tensor, "s *f"], labels: Int[Tensor, " s"], way: int) -> Float[Tensor, "way *f"]:
     """Sum of the features of each class."""
     belongs = F.one_hot(labels, way).to(features)
     return (belongs.T @ features.flatten(1)).view(way, *features.shape[1:])
 
 
-def task_gradient(net: MetricNetwork, params: Mapping[str, Tensor], task: Task, *, loss: Loss) -> TaskGradient:
-    """The query loss of a task and its gradient in the weights `params`."""
+def differentiate(net: MetricNetwork, params: Mapping[str, Tensor], task: Task, *, loss: Loss) -> explicit.TaskGradient:
+    """The query loss of a task and its gradient in the weights `params`; nothing in here waits for a number."""
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     logits: Tensor = functional_call(net, leaves, (task.support_x, task.support_y, task.query_x, task.way))
     value = loss(logits, task.query_y)
     gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return TaskGradient(value.item(), dict(zip(leaves, gradients, strict=True)), logits.detach())
+    return explicit.TaskGradient(value.detach(), dict(zip(leaves, gradients, strict=True)), logits.detach())
+
+
+def task_gradient(net: MetricNetwork, params: Mapping[str, Tensor], task: Task, *, loss: Loss) -> TaskGradient:
+    """`differentiate`, with the loss as a number."""
+    result = differentiate(net, params, task, loss=loss)
+    return TaskGradient(result.loss.item(), result.gradient, result.logits)
 
 
 def refuse_senseless(method: "RelationNet | ProtoNet") -> None:
@@ -156,10 +168,24 @@ def fit(
     learner = method.untrained(common, seed=seed)
     if start is not None:
         learner = learner.with_state(start)
-    with in_threads(learner.net, partial(task_gradient, loss=loss), method.tasks) as gradients:
+    net = learner.net
+    with tasks_and_gradients(
+        net,
+        train,
+        learner.pixels,
+        spec,
+        tasks=method.tasks,
+        seed=seed,
+        augment=method.augment,
+        held_out=method.held_out,
+        in_thread=partial(task_gradient, loss=loss),
+        on_device=lambda images, device: meta_batch.one_by_one(
+            net, partial(differentiate, loss=loss), images, device, way=method.way
+        ),
+    ) as (tasks, gradients):
         weights = train_episodic(
-            learner.net,
-            training_tasks(train, learner.pixels, spec, seed=seed, augment=method.augment, held_out=method.held_out),
+            net,
+            tasks,
             gradients,
             Outer(
                 iterations=method.iterations,
@@ -198,8 +224,10 @@ class MetricLearner:
     @torch.no_grad()
     def adapt(self, support: Support, *, seed: int = 0) -> "MetricClassifier":
         """One summary a class of `support`; nothing here is random, so `seed` changes nothing."""
-        net = copy.deepcopy(self.net)  # its norms hold state during the call
-        return MetricClassifier(self, *net.summarise(self.pixels(support.images), support.labels, support.way))
+        device = machine.device()
+        net = copy.deepcopy(self.net).to(device)  # its norms hold state during the call
+        x, y = self.pixels(support.images).to(device), support.labels.to(device)
+        return MetricClassifier(self, *net.summarise(x, y, support.way))
 
     @torch.no_grad()
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
@@ -232,14 +260,15 @@ class MetricClassifier:
 
     learner: MetricLearner
     classes: Tensor
-    """What a query is compared with, one row a class."""
+    """What a query is compared with, one row a class; on the device that embedded the support images."""
     moments: list[Moments] | None
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
         """Probabilities. A transductive learner's depend on all of `images`."""
-        net = copy.deepcopy(self.learner.net)  # its norms hold state during the call
-        logits = net.answer(self.learner.pixels(images), self.classes, self.moments)
+        device = self.classes.device
+        net = copy.deepcopy(self.learner.net).to(device)  # its norms hold state during the call
+        logits = net.answer(self.learner.pixels(images).to(device), self.classes, self.moments).cpu()
         # Weights that diverged know nothing, and say so: equal probabilities.
         known = logits.isfinite().all(1, keepdim=True)
         return torch.where(known, logits, 0).double().softmax(1).float()
@@ -247,7 +276,8 @@ class MetricClassifier:
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
         """Features that are compared with the classes'."""
-        net = copy.deepcopy(self.learner.net)
+        device = self.classes.device
+        net = copy.deepcopy(self.learner.net).to(device)
         with nullcontext() if self.moments is None else frozen_by(net.embedding, self.moments):
-            features: Tensor = net.embedding(self.learner.pixels(images))
-        return features.flatten(1)
+            features: Tensor = net.embedding(self.learner.pixels(images).to(device))
+        return features.flatten(1).cpu()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rareshot import machine
 from rareshot.backbones import Network
 from rareshot.data.augment import affine
 from rareshot.episodes import Augment
@@ -34,7 +35,7 @@ class FineTuned:
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
         """Probabilities."""
-        logits = self.net(self.pixels(images))
+        logits = self.net(self.pixels(images).to(_device_of(self.net))).cpu()
         # Fine-tuning that diverged knows nothing, and says so: equal probabilities.
         known = logits.isfinite().all(1, keepdim=True)
         return torch.where(known, logits, 0).double().softmax(1).float()
@@ -42,8 +43,12 @@ class FineTuned:
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
         """Features of the fine-tuned backbone."""
-        features: Tensor = cast(Network, self.net).backbone(self.pixels(images))
-        return features
+        features: Tensor = cast(Network, self.net).backbone(self.pixels(images).to(_device_of(self.net)))
+        return features.cpu()
+
+
+def _device_of(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device
 
 
 Watch = Callable[[int, float, FineTuned], None]
@@ -73,14 +78,16 @@ def finetune(
     model.head = nn.Linear(net.head.in_features, support.way, device="meta").to_empty(device="cpu")  # draws nothing
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
-    model.requires_grad_(True)
+    device = machine.device()
+    model.to(device).requires_grad_(True)
     support = in_one_order(support)  # else it would be chance which image is augmented by which draw
-    weights = 1 / torch.bincount(support.labels, minlength=support.way)  # classes count alike, whatever their size
+    labels = support.labels.to(device)
+    weights = 1 / torch.bincount(labels, minlength=support.way)  # classes count alike, whatever their size
     classify = FineTuned(model, pixels)
     adam = torch.optim.Adam(model.parameters(), lr=lr)
     for step in range(steps):
-        x = pixels(augment(support.images, np.random.default_rng((seed, step))))
-        loss = F.cross_entropy(model(x), support.labels, weight=weights)
+        x = pixels(augment(support.images, np.random.default_rng((seed, step)))).to(device)
+        loss = F.cross_entropy(model(x), labels, weight=weights)
         observe(step, loss.item(), classify)
         adam.zero_grad()
         torch.autograd.backward(loss)

@@ -9,8 +9,7 @@ until `warmup` and with Eq. (3) from then on. What the paper leaves open is numb
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -26,15 +25,15 @@ from rareshot.config import LATER
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.explicit import NORMS
-from rareshot.gradients import TaskGradient, meta_gradient
+from rareshot.gradients import differentiate, meta_gradient
 from rareshot.inner import adapt_to_support, explicit_applies, query_features, query_logits
 from rareshot.losses import DifficultyAware, Mean
-from rareshot.methods.tasks import drawn_tasks, training_tasks
+from rareshot.methods.tasks import tasks_and_gradients
 from rareshot.pixels import Pixels
 from rareshot.policies import Curriculum
 from rareshot.resident import Resident
 from rareshot.states import carrying, refuse_other_state
-from rareshot.training import Outer, in_threads, train_episodic
+from rareshot.training import Outer, train_episodic
 from rareshot.types import Observe, State, Support, TrainingState, ignore
 from rareshot.validation import held_out, validation
 
@@ -151,7 +150,20 @@ class MAML:
             meta_lr=lambda iteration: self.meta_lr * (1 if iteration < self.warmup else self.decay),
             clip=self.clip,
         )
-        with self._tasks_and_gradients(learner, train, spec, seed) as (tasks, gradients):
+        with tasks_and_gradients(
+            learner.net,
+            train,
+            learner.pixels,
+            spec,
+            tasks=self.tasks,
+            seed=seed,
+            augment=self.augment,
+            held_out=self.held_out,
+            in_thread=partial(
+                meta_gradient, **self._inner(), adapted=self.adapted, fast=self.fast, hessian=self._hessian()
+            ),
+            on_device=partial(self._on_device, learner.net),
+        ) as (tasks, gradients):
             weights = train_episodic(
                 learner.net,
                 tasks,
@@ -166,25 +178,17 @@ class MAML:
             )
         return learner.carrying(weights)
 
-    @contextmanager
-    def _tasks_and_gradients(
-        self, learner: "EpisodicLearner", train: LabelledImages, spec: EpisodeSpec, seed: int
-    ) -> Iterator[tuple[Callable[..., Any], Callable[..., list[TaskGradient]]]]:
-        """What draws a task and what computes the gradients of several, on the device in use."""
-        device, net = machine.device(), learner.net
-        shared: dict[str, Any] = {"steps": self.steps, "lr": self.inner_lr, "second_order": self.second_order}
-        hessian = torch.bfloat16 if self.hessian == "bfloat16" else None
-        drawn: dict[str, Any] = {"seed": seed, "augment": self.augment, "held_out": self.held_out}
-        if not meta_batch.on_device(device):
-            gradient_of = partial(meta_gradient, **shared, adapted=self.adapted, fast=self.fast, hessian=hessian)
-            with in_threads(net, gradient_of, self.tasks) as gradients:
-                yield training_tasks(train, learner.pixels, spec, **drawn), gradients
-            return
-        tasks, images = drawn_tasks(train, spec, **drawn), Resident(train, learner.pixels, device)
+    def _on_device(self, net: Network, images: Resident, device: torch.device) -> meta_batch.Gradients:
         if self.fast and explicit_applies(net, self.adapted):
-            yield tasks, meta_batch.side_by_side(net, images, device, way=self.way, **shared, hessian=hessian)
-        else:
-            yield tasks, meta_batch.one_by_one(net, images, device, way=self.way, **shared, adapted=self.adapted)
+            return meta_batch.side_by_side(net, images, device, way=self.way, **self._inner(), hessian=self._hessian())
+        through_autograd = partial(differentiate, **self._inner(), adapted=self.adapted)
+        return meta_batch.one_by_one(net, through_autograd, images, device, way=self.way)
+
+    def _inner(self) -> dict[str, Any]:
+        return {"steps": self.steps, "lr": self.inner_lr, "second_order": self.second_order}
+
+    def _hessian(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.hessian == "bfloat16" else None
 
     def untrained(self, common: LabelledImages, *, seed: int) -> "EpisodicLearner":
         """What `fit` begins with: random weights, pixels standardised as the common diseases ask."""

@@ -15,7 +15,7 @@ from rareshot.backbones import NormMode, build
 from rareshot.data.collection import LabelledImages
 from rareshot.losses import task_loss
 from rareshot.methods import episodic_metric
-from rareshot.methods.episodic_metric import MetricLearner, MetricNetwork, class_sums
+from rareshot.methods.episodic_metric import MetricLearner, MetricNetwork, class_counts, class_sums
 from rareshot.pixels import Pixels
 from rareshot.types import Observe, State, TrainingState, ignore
 
@@ -92,7 +92,7 @@ class SquaredDistance(nn.Module):
         self, features: Float[Tensor, "s features"], labels: Int[Tensor, " s"], way: int
     ) -> Float[Tensor, "way features"]:
         """Prototypes, Eq. (1): the mean of each class."""
-        return class_sums(features, labels, way) / labels.bincount(minlength=way).unsqueeze(1)
+        return class_sums(features, labels, way) / class_counts(labels, way).unsqueeze(1)
 
     def forward(
         self, classes: Float[Tensor, "way features"], features: Float[Tensor, "q features"]

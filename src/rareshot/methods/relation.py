@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from rareshot.backbones.norms import GROUPS, NORM_MODES, EpisodicNorm, NormMode, inductive
 from rareshot.data.collection import LabelledImages
 from rareshot.methods import episodic_metric
-from rareshot.methods.episodic_metric import MetricLearner, MetricNetwork, class_sums
+from rareshot.methods.episodic_metric import MetricLearner, MetricNetwork, class_counts, class_sums
 from rareshot.pixels import Pixels
 from rareshot.types import Observe, State, TrainingState, ignore
 
@@ -149,7 +149,7 @@ class Relation(nn.Module):
         self, features: Float[Tensor, "s c h w"], labels: Int[Tensor, " s"], way: int
     ) -> Float[Tensor, "way c h w"]:
         """The sum of each class's maps, as if all classes had the mean number of images."""
-        share = len(labels) / way / labels.bincount(minlength=way)
+        share = len(labels) / way / class_counts(labels, way)
         return class_sums(features, labels, way) * share.to(features).view(-1, 1, 1, 1)
 
     def forward(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
+from rareshot import machine
 from rareshot.backbones import Network, build
 from rareshot.data.augment import affine, unchanged
 from rareshot.data.collection import LabelledImages
@@ -22,6 +23,7 @@ from rareshot.methods.classifiers import FeatureClassifier, fit_rule
 from rareshot.methods.finetune import FineTuned, finetune
 from rareshot.methods.memory import Memory, in_one_order
 from rareshot.pixels import Pixels
+from rareshot.recorded import recorded_network
 from rareshot.states import carrying, refuse_other_state
 from rareshot.supervised import Batch, balanced_batches, cosine, learnt, train_supervised
 from rareshot.types import Observe, State, Support, TrainingState, ignore
@@ -123,6 +125,7 @@ class Supervised:
                 every=self.validate_every,
                 iterations=self.iterations,
             ),
+            device=machine.device(),
         )
         return learner.carrying(weights)
 
@@ -187,7 +190,7 @@ class SupervisedLearner:
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> npt.NDArray[Any]:
         """(n, features) of the backbone; each image by itself."""
-        return self.memory.features(self.pixels(images), self.net.backbone)
+        return self.memory.features(self.pixels(images), recorded_network(self.net.backbone, machine.device()))
 
     def state(self) -> State:
         """The backbone's weights and running statistics, and the common diseases' pixel statistics."""

@@ -1,19 +1,56 @@
-"""Training tasks: an episode of common diseases, its images transformed and standardised (§2.1).
+"""Training tasks: an episode of common diseases, its images transformed and standardised (§2.1), and who differentiates them.
 
 `training_tasks` makes the pictures; `drawn_tasks` says which they are, for a device that makes them itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from rareshot import machine, meta_batch
 from rareshot.data.augment import affine, draws, unchanged
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.gradients import Task
+from rareshot.gradients import Task, TaskGradient
 from rareshot.pixels import Pixels
-from rareshot.resident import DrawnTask
+from rareshot.resident import DrawnTask, Resident
+from rareshot.training import Trainable, in_threads
+
+N = TypeVar("N", bound=Trainable)
+
+
+@contextmanager
+def tasks_and_gradients(
+    net: N,
+    train: LabelledImages,
+    pixels: Pixels,
+    spec: EpisodeSpec,
+    *,
+    tasks: int,
+    seed: int,
+    augment: bool,
+    held_out: float,
+    in_thread: Callable[[N, Mapping[str, Tensor], Task], TaskGradient],
+    on_device: Callable[[Resident, torch.device], meta_batch.Gradients],
+) -> Iterator[tuple[Callable[..., Any], Callable[..., list[TaskGradient]]]]:
+    """What draws a task and what computes the gradients of up to `tasks`, for `train_episodic`; on the device in use.
+
+    Args:
+        seed, augment, held_out: see `training_tasks`.
+        in_thread: the gradient of one task, on the CPU.
+        on_device: images that lie on a device → the gradients of several tasks there.
+    """
+    device = machine.device()
+    if meta_batch.on_device(device):
+        drawn = drawn_tasks(train, spec, seed=seed, augment=augment, held_out=held_out)
+        yield drawn, on_device(Resident(train, pixels, device), device)
+        return
+    with in_threads(net, in_thread, tasks) as gradients:
+        yield training_tasks(train, pixels, spec, seed=seed, augment=augment, held_out=held_out), gradients
 
 
 def training_tasks(
