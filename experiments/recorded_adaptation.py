@@ -15,7 +15,7 @@ from rareshot import inner, machine
 from rareshot.data.synthetic import separable
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.graphs import as_it_is
-from rareshot.methods import METHODS
+from rareshot.methods.maml import MAML
 from rareshot.recorded import RecordedAdaptation, recorded_adaptation
 
 EPISODES = 50
@@ -27,10 +27,11 @@ def main(threads: int = 2) -> None:
     device = machine.use_device("cuda")
     machine.use_threads(threads)
     made = separable(84, lesions=40, seed=0)
-    learner = METHODS["maml"].untrained(made.common(), seed=0)
+    learner = MAML().untrained(made.common(), seed=0)
     sequence = Episodes(made, EpisodeSpec(2, 5, 15), seed=0)
     episodes = [sequence[i] for i in range(EPISODES)]
-    plain = RecordedAdaptation(device, 10, 0.01, "support", as_it_is)
+    method = learner.method
+    plain = RecordedAdaptation(device, method.test_steps, method.inner_lr, method.norm, as_it_is)
 
     def milliseconds(adaptation: Callable[..., object]) -> float:
         inner.recorded_adaptation = adaptation  # type: ignore[assignment]

@@ -7,6 +7,7 @@ so what goes in is copied there first.
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import cache
 from threading import Lock
 from typing import NamedTuple
 
@@ -29,6 +30,9 @@ class Recording(NamedTuple):
 
 Record = Callable[[Callable[[], dict[str, Tensor]]], Recording]
 
+_recording = Lock()
+"""CUDA records one graph at a time in a process."""
+
 
 def as_it_is(function: Callable[[], dict[str, Tensor]]) -> Recording:
     """No recording at all: a replay calls the function."""
@@ -42,16 +46,24 @@ def as_cuda_graph(function: Callable[[], dict[str, Tensor]]) -> Recording:
     Raises:
         RuntimeError: if the function does something that cannot be recorded.
     """
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UP):
-            function()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on
-        answer = function()
+    with _recording:
+        aside, graph = _stream(), torch.cuda.CUDAGraph()
+        aside.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(aside):  # left also where the graph's own way out fails
+                for _ in range(WARM_UP):
+                    function()
+                with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):  # other threads go on
+                    answer = function()
+        finally:
+            torch.cuda.current_stream().wait_stream(aside)
     return Recording(graph.replay, answer)
+
+
+@cache
+def _stream() -> torch.cuda.Stream:
+    """The one that every graph is recorded on: libraries keep memory for each."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 class Replayed:
@@ -78,19 +90,20 @@ class Replayed:
         with self._lock:
             if shapes not in self._held:
                 held = {name: value.detach().to(self._device, copy=True) for name, value in given.items()}
-                self._held[shapes] = held, self._recording(held)
+                self._held[shapes] = held, self._recorded(held)
             held, recording = self._held[shapes]
             for name, value in given.items():
                 held[name].copy_(value)
             recording.replay()
             return {name: value.clone() for name, value in recording.answer.items()}
 
-    def _recording(self, held: dict[str, Tensor]) -> Recording:
+    def _recorded(self, held: dict[str, Tensor]) -> Recording:
+        function = self._function  # not `self`, which would hold itself
         try:
-            return self._record(lambda: self._function(held))
+            return self._record(lambda: function(held))
         except RuntimeError as error:
             self.failed = str(error).strip().partition("\n")[0]
             logging.getLogger(__name__).warning(
                 "no CUDA graph (%s): steps run one operation after the other", self.failed
             )
-            return as_it_is(lambda: self._function(held))
+            return as_it_is(lambda: function(held))

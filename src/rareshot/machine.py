@@ -66,16 +66,16 @@ def pick_device(name: str) -> torch.device:
     """The device called `name`; `auto` is the GPU where there is one.
 
     Raises:
-        ValueError: if torch knows no such device, or it is not there.
+        ValueError: if it is another, or not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device={name!r} is not a device; use auto, cpu or cuda") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device={name!r} is not supported; use auto, cpu or cuda")
+    if name not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device={name!r} is not a device that is used here; use auto, cpu or cuda (which of several GPUs: "
+            f"CUDA_VISIBLE_DEVICES)"
+        )
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name!r}, but torch sees no GPU here; use cpu")
     return device

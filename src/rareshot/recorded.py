@@ -1,12 +1,12 @@
-"""What an evaluation computes on a GPU: recorded once for each shape, replayed for every other one; see `rareshot.graphs`.
+"""What an evaluation computes on a GPU, recorded at the first call with a shape and replayed at every later one (`graphs`).
 
-Ten steps of adaptation are a thousand operations of a few microseconds, and the pictures of an episode are few; the features of
-one image through a deep network are no other: what an evaluation on a GPU waits for is Python.
+Ten steps of adaptation are a thousand operations of a few microseconds, as are the features of one image through a deep network:
+without a recording, the GPU waits for Python.
 """
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import cache
+from threading import Lock
 from weakref import WeakKeyDictionary
 
 import torch
@@ -42,29 +42,38 @@ class RecordedAdaptation:
     def __call__(
         self, params: Mapping[str, Tensor], x: Float[Tensor, "s 3 h w"], y: Int[Tensor, " s"]
     ) -> tuple[dict[str, Tensor], list[Moments] | None]:
-        """Adapted weights and the frozen statistics that go with them; None where the norm needs none."""
+        """Adapted weights, and the frozen statistics that go with them (None where the norm needs none), on the device."""
         answer = self._replayed({**params, "x": x, "y": y})
         moved = {name: answer.pop(name) for name in params}
         return moved, [Moments(mean, var, len(x)) for mean, var in answer.values()] or None
 
 
-recorded_adaptation = cache(RecordedAdaptation)
-"""The one for these arguments: every learner of a kind replays the same."""
-
-
+_lock = Lock()
+_adaptations: dict[tuple[torch.device, int, float, str], RecordedAdaptation] = {}
 _networks: WeakKeyDictionary[nn.Module, dict[torch.device, Callable[[Tensor], Tensor]]] = WeakKeyDictionary()
+
+
+def recorded_adaptation(device: torch.device, steps: int, lr: float, norm: str) -> RecordedAdaptation:
+    """The one for these arguments: every learner of a kind replays the same."""
+    with _lock:
+        return _adaptations.setdefault((device, steps, lr, norm), RecordedAdaptation(device, steps, lr, norm))
 
 
 def recorded_network(
     net: nn.Module, device: torch.device
 ) -> Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n features"]]:
-    """What `net` says, computed on a device with the weights that it had at the first call; on a CPU, `net` itself."""
+    """What `net` says, on the CPU, computed on a device; for a CPU, `net` itself.
+
+    Args:
+        net: its weights must stay as they are; its copy on the device lives as long as it does.
+    """
     if device.type == "cpu":
         return net
-    copies = _networks.setdefault(net, {})
-    if device not in copies:
-        copies[device] = there(net, device)
-    return copies[device]
+    with _lock:
+        copies = _networks.setdefault(net, {})
+        if device not in copies:
+            copies[device] = there(net, device)
+        return copies[device]
 
 
 def there(net: nn.Module, device: torch.device, record: Record | None = None) -> Callable[[Tensor], Tensor]:

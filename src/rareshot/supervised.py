@@ -92,7 +92,7 @@ def train_supervised(
         weight_decay: decoupled (AdamW).
         resume: where an earlier run of the same stood.
         validate: (iterations done, weights) → figures for the log; a pure function.
-        device: where it computes; batches and states are on the CPU.
+        device: where it computes, and where states are that nobody has written yet; batches come from the CPU.
 
     Raises:
         TrainingDivergedError: if the loss or its gradient is not finite.

@@ -225,14 +225,14 @@ def _stop_if_diverged(skipped: list[int], iteration: int, tasks: int) -> None:
 def snapshot(
     iteration: int, weights: State, adam: torch.optim.Adam, skipped: tuple[int, ...], policy: State
 ) -> TrainingState:
-    """A copy taken now, on the CPU: what is asked for later is still the state of this iteration."""
+    """A copy taken now, where the weights are: what is asked for later is still the state of this iteration."""
     moments = {
-        f"{name}.{key}": adam.state[value][key].detach().to("cpu", copy=True)
+        f"{name}.{key}": adam.state[value][key].detach().clone()
         for name, value in weights.items()
         if value in adam.state
         for key in ("exp_avg", "exp_avg_sq", "step")
     }
-    copies = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
+    copies = {name: value.detach().clone() for name, value in weights.items()}
     return TrainingState(iteration, copies, moments, skipped, policy)
 
 
@@ -253,6 +253,7 @@ def restore(weights: State, adam: torch.optim.Adam, resume: TrainingState) -> No
         value.copy_(resume.weights[name])
         if f"{name}.step" in resume.optimiser:
             moments = {key: resume.optimiser[f"{name}.{key}"].detach() for key in ("step", "exp_avg", "exp_avg_sq")}
-            adam.state[value] = {  # Adam keeps its count of steps on the CPU
-                key: moment.to("cpu" if key == "step" else value.device, copy=True) for key, moment in moments.items()
+            adam.state[value] = {  # laid out in memory as the weight is; the count of steps is the CPU's
+                key: moment.cpu().clone() if key == "step" else torch.empty_like(value.detach()).copy_(moment)
+                for key, moment in moments.items()
             }

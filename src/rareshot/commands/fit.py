@@ -19,7 +19,6 @@ from rareshot.commands.events import tensorboard_writer
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, Stop, progress, stoppable
 from rareshot.methods import LABELS, METHODS
-from rareshot.methods.maml import MAML
 from rareshot.runs import fit_run, share_a_warmup
 from rareshot.scales import SCALES, at_scale
 from rareshot.types import Method, Observe, Progress, TrainingState
@@ -66,8 +65,7 @@ def fit(args: Sequence[str]) -> None:
     default = Fit(data=tyro.MISSING, out=tyro.MISSING, method=preset, scale=scale)
     kind: Any = Fit
     options: Fit[Any] = parse(kind[type(preset)], args[1:], f"rareshot fit {name}", default=default)
-    if options.machine.start().type != "cpu" and not isinstance(preset, MAML):
-        STATUS.print(f"{LABELS[name]} trains on the CPU: only methods that adapt by gradient steps use the GPU")
+    options.machine.start()
     run = _run_of(options, name, options.size or SCALES[scale].size)
     images = load_images(options.data, run.size, options.rare)
     common = images.common()

@@ -86,8 +86,7 @@ def reproduce(args: Sequence[str]) -> None:
         return
     table = TABLES[options.table]
     cells = cells_of(table, seeds=options.seeds, rows=options.rows, shots=options.shots)
-    if options.machine.start().type != "cpu":
-        STATUS.print("rows that adapt by gradient steps use the GPU; the others run on the CPU")
+    options.machine.start()
     size = SCALES[options.scale].size
     train = load_images(options.train_data, size, ()) if options.train_data else None
     setting = Setting.of(table, options.out, options.scale, _images(options, size), train, by_image=options.by_image)
