@@ -75,7 +75,6 @@ def pick_device(name: str) -> torch.device:
             f"device={name!r} is not a device that is used here; use auto, cpu or cuda (which of several GPUs: "
             f"CUDA_VISIBLE_DEVICES)"
         )
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name!r}, but torch sees no GPU here; use cpu")
-    return device
+    return torch.device(name)
