@@ -1,16 +1,19 @@
 """Do methods that learn to compare, compare a disease that they have not met? Judged on the common diseases alone.
 
-One common disease is left out of training. Now and then during it the method is judged by 2-way episodes, on lesions that no
-method trains on: between two diseases that it is trained on, and between the one left out and another. The rare diseases are
+One common disease is left out of training, or two. Now and then during it the method is judged by 2-way episodes, on lesions that
+no method trains on: between two diseases that it is trained on, between one left out and one that it is trained on, and, where
+two are left out, between these, as between the rare ones: to know one of two by heart tells them apart too. The rare diseases are
 never opened.
 
     python experiments/unseen_disease.py --data PATH --out results/unseen-disease.jsonl
 
-Appends a line each time and skips those that are there, so that it can be stopped and started; a run begins anew.
+Appends a line each time and skips those that are there, so that it can be stopped and started; a run begins anew. With
+`--left-out bcc+mel` both are left out of one run.
 """
 
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ def main(
     out: Path,
     left_out: tuple[str, ...] = ("bcc", "mel"),
     methods: tuple[str, ...] = tuple(METHODS),
+    until: int = LAPTOP["iterations"],
     threads: int | None = None,
 ) -> None:
     """Measure what is not there yet.
@@ -53,22 +57,31 @@ def main(
     Args:
         data: the ISIC 2018 images, or a store of them.
         out: JSON lines, one a method, disease left out and time.
-        left_out: common diseases to leave out, one after the other.
+        left_out: common diseases to leave out, one run after the other; those joined by + in one run.
         methods: names in METHODS.
+        until: stop a run after this iteration, one of JUDGED_AT; what was run until then is the same.
         threads: None: all cores.
     """
     keep_memory()
     use_threads(threads)
     train, held = split_groups(load(data, SIZE).common(), fraction=HELD_OUT, seed=HELD_OUT_SEED)
+    if until not in JUDGED_AT:
+        raise SystemExit(f"--until {until}: choose from {', '.join(map(str, JUDGED_AT))}")
     for unseen in left_out:
         for name in methods:
-            _measure(out, name, train, held, unseen)
+            with suppress(_EnoughError):
+                _measure(out, name, train, held, unseen, until)
 
 
-def _measure(out: Path, name: str, train: LabelledImages, held: LabelledImages, unseen: str) -> None:
-    """Fit a method without one disease, and judge it at every time that is not in `out` yet."""
+class _EnoughError(Exception):
+    """Raised after the last judgement that is wanted."""
+
+
+def _measure(out: Path, name: str, train: LabelledImages, held: LabelledImages, unseen: str, until: int) -> None:
+    """Fit a method without some diseases, and judge it at every time that is not in `out` yet."""
     method = METHODS[name]
-    seen = [each for each in train.classes if each != unseen]
+    strange = unseen.split("+")
+    seen = [each for each in train.classes if each not in strange]
     common = train.of(seen)
     start = method.untrained(common, seed=0)
     about = {"size": SIZE, "shot": method.shot, "seed": 0, "versions": versions()}
@@ -77,16 +90,21 @@ def _measure(out: Path, name: str, train: LabelledImages, held: LabelledImages, 
         if now.iteration in JUDGED_AT:
             learner = start.carrying(now.training_state.weights)
             key = {"method": name, "left_out": unseen, "iteration": now.iteration}
-            measured(out, key, {"episodes": EPISODES}, about, lambda: _figures(learner, held, seen, unseen))
+            measured(out, key, {"episodes": EPISODES}, about, lambda: _figures(learner, held, seen, strange))
+        if now.iteration == until:
+            raise _EnoughError
 
     method.fit(common, seed=0, observe=judge)
 
 
-def _figures(learner: Learner, held: LabelledImages, seen: Sequence[str], unseen: str) -> dict[str, Any]:
-    return {
-        "auc_seen": _auc(learner, held, list(combinations(seen, 2))),
-        "auc_unseen": _auc(learner, held, [(unseen, other) for other in seen]),
+def _figures(learner: Learner, held: LabelledImages, seen: Sequence[str], unseen: Sequence[str]) -> dict[str, Any]:
+    pairs: dict[str, Iterable[tuple[str, str]]] = {
+        "auc_seen": combinations(seen, 2),
+        "auc_unseen": product(unseen, seen),
     }
+    if len(unseen) > 1:
+        pairs["auc_both_unseen"] = combinations(unseen, 2)
+    return {name: _auc(learner, held, list(each)) for name, each in pairs.items()}
 
 
 def _auc(learner: Learner, held: LabelledImages, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
