@@ -74,12 +74,12 @@ def test_columns_without_anything_to_say_are_left_out(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "1", "daml", 1.0)
     detail = table_sections(_part(tmp_path))[1]
     assert detail.table is not None
-    assert detail.table.header == ("Method", "paper: mean", "95 %", "95 % over lesions")
+    assert detail.table.header == ("Method", "the paper's", "ours less it", "paper: mean", "95 %", "95 % over lesions")
     assert "full protocol" not in detail.text
     write_evaluation(tmp_path / "2", "daml", 1.0, protocol="full", seed=1)
     detail = table_sections(_part(tmp_path))[1]
     assert detail.table is not None
-    assert detail.table.header[4:] == ("full: mean", "95 %", "95 % over lesions")
+    assert detail.table.header[6:] == ("full: mean", "95 %", "95 % over lesions")
     assert _cell(detail, "MAML", "full: mean") == "not run"
     assert "full protocol" in detail.text
 
@@ -119,6 +119,34 @@ def test_papers_figures_stand_only_beside_the_data_they_are_about(tmp_path: Path
         assert not any(
             "paper" in name and "protocol" not in name and "mean" not in name for name in section.table.header
         )
+
+
+def test_the_paper_and_the_difference_stand_beside_the_interval(tmp_path: Path) -> None:
+    file = write_evaluation(tmp_path, "maml", 1.0)
+    detail = _named(table_sections(_part(tmp_path)), "Table 1 at k = 5")
+    assert _cell(detail, "MAML", "the paper's") == "81.2"
+    assert _cell(detail, "MAML", "ours less it") == f"{100 * _auc(file).mean() - 81.2:+.1f}".replace("-", "−")
+
+
+def test_the_papers_figures_do_not_stand_beside_a_smoke_run(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "maml", 1.0, scale="smoke")
+    sections = table_sections(_part(tmp_path))
+    assert not any("81.2" in str(section.table) for section in sections)
+    assert "figures mean nothing" in sections[0].text
+
+
+@pytest.mark.parametrize(("data", "group"), [("isic2018", "lesion"), ("pad-ufes-20", "patient"), ("mine", "group")])
+def test_intervals_name_what_is_never_on_both_sides(tmp_path: Path, data: str, group: str) -> None:
+    for row in ("maml", "daml"):
+        write_evaluation(tmp_path / row, row, 1.0, data=data)
+    write_evaluation(tmp_path / "image", "maml", 1.0, data=data, by_image=True)
+    part = _part(tmp_path)
+    sections = [*table_sections(part), *difference_sections(part), *twin_sections(part)]
+    words = json.dumps([[section.heading, section.text, vars(section.table)] for section in sections if section.table])
+    assert f"95 % over {group}s" in words
+    assert f"Intervals over {group}s" in words
+    for other in {"lesion", "patient"} - {group}:
+        assert f"over {other}s" not in words
 
 
 def test_dermofit_is_table_3(tmp_path: Path) -> None:
@@ -286,6 +314,16 @@ def test_only_whole_evaluations_are_ranked(tmp_path: Path) -> None:
     assert "Not ranked: ANIL" in " ".join(section.text.split())
 
 
+def test_ranks_take_the_protocol_by_which_more_was_run(tmp_path: Path) -> None:
+    for row, shift in (("maml", 2.0), ("daml", 1.0), ("anil", 1.5)):
+        write_evaluation(tmp_path / row, row, shift, episodes=600, summary=False)
+    for row in ("maml", "daml"):
+        write_evaluation(tmp_path / f"{row}-full", row, 1.0, protocol="full", episodes=600, summary=False)
+    section = difference_sections(_part(tmp_path))[-1]
+    assert section.heading == "Ranks over episodes, paper protocol, k = 5 (isic2018, scale laptop)"
+    assert "ANIL" in section.figures[0].alt
+
+
 def test_twins_stand_beside_each_other(tmp_path: Path) -> None:
     ours = write_evaluation(tmp_path / "1", "maml", 1.0)
     theirs = write_evaluation(tmp_path / "2", "maml-transductive", 2.0, inductive=False)
@@ -307,6 +345,27 @@ def test_any_transductive_run_stands_beside_its_twin(tmp_path: Path) -> None:
     (section,) = twin_sections(_part(tmp_path))
     assert section.table is not None
     assert [row[0].replace("\xa0", " ") for row in section.table.rows] == ["ProtoNet, k = 5, paper"]
+
+
+def test_twins_find_each_other_beside_a_variant_of_one(tmp_path: Path) -> None:
+    files = [
+        write_evaluation(tmp_path / "1", "maml", 1.0),
+        write_evaluation(tmp_path / "2", "maml-transductive", 2.0, inductive=False),
+    ]
+    write_evaluation(tmp_path / "3", "maml", 1.5, plain=True, method={"decay": 1.0})
+    (section,) = twin_sections(_part(tmp_path))
+    assert section.table is not None
+    assert [row[0].replace("\xa0", " ") for row in section.table.rows] == ["MAML (decay = 0.1), k = 5, paper"]
+    apart = 100 * (_auc(files[1]).mean() - _auc(files[0]).mean())
+    assert section.table.rows[0][-2] == f"{apart:+.1f}"
+
+
+def test_twins_of_unequal_length_differ_over_the_episodes_of_both(tmp_path: Path) -> None:
+    ours = write_evaluation(tmp_path / "1", "maml", 1.0, episodes=12)
+    theirs = write_evaluation(tmp_path / "2", "maml-transductive", 2.0, inductive=False, episodes=6)
+    (section,) = twin_sections(_part(tmp_path))
+    apart = 100 * (_auc(theirs) - _auc(ours)[:6]).mean()
+    assert _cell(section, "MAML, k = 5, paper", "Difference") == f"{apart:+.1f}"
 
 
 def test_one_site_stands_beside_all(tmp_path: Path) -> None:

@@ -98,3 +98,12 @@ DERMAMNIST = DataCard(
 
 CARDS = {card.name: card for card in (ISIC2018, PAD_UFES_20, DERMOFIT, DERMAMNIST)}
 """Every data set that rareshot knows by name; one line adds another."""
+
+GROUPS = {
+    "isic2018": "lesion",
+    "pad-ufes-20": "patient",
+    "dermofit": "lesion",
+    "dermamnist": "image",
+    "synthetic": "lesion",
+}
+"""What a group is, by the name of the card; of other data nobody has said it."""

@@ -92,7 +92,7 @@ def _differences(part: Part, protocol: str) -> Section | None:
         "95 % over seeds",
         "p over seeds",
         HOLM,
-        "95 % over lesions",
+        f"95 % over {part.group}s",
         "95 % over episodes",
         "p over episodes",
         "Episodes",
@@ -111,9 +111,9 @@ def _differences(part: Part, protocol: str) -> Section | None:
     and a p. {f"Holm's correction counts these tests of the table: {tests}." if tests else ""} With one seed there is none:
     trained again, the order may turn.
 
-    {"The interval over lesions, of the first seed, asks for other patients." if any(over_lesions) else ""} The interval over
-    episodes, seeds averaged first, and p with it, only ask whether these very networks would differ on other episodes drawn
-    from the same lesions.
+    {f"The interval over {part.group}s, of the first seed, asks for other patients." if any(over_lesions) else ""} The interval
+    over episodes, seeds averaged first, and p with it, only ask whether these very networks would differ on other episodes drawn
+    from the same {part.group}s.
 
     {f"Only the first episodes, those that both methods have, count for {'; '.join(shorter)}." if shorter else ""}
 
@@ -124,31 +124,36 @@ def _differences(part: Part, protocol: str) -> Section | None:
 
 
 def _ranks(part: Part) -> Section | None:
-    whole = [
-        (line, [each for each in line.at(RANKED_AT, "full") if len(each.results) >= EPISODES]) for line in part.lines
-    ]
-    whole = [(line, found) for line, found in whole if found]
-    if len(whole) < 2:
-        return None
-    first = whole[0][1][0]
-    whole = [(line, found) for line, found in whole if same_episodes(first, found[0])]
-    seeds = set.intersection(*({each.seed for each in found} for _, found in whole))
+    """By the protocol by which more methods have all their episodes, `full` if it is the same."""
+    protocol, whole = max(((name, _whole(part, name)) for name in ("full", "paper")), key=lambda found: len(found[1]))
+    seeds = set.intersection(*({each.seed for each in found} for _, found in whole)) if whole else set()
     if len(whole) < 2 or not seeds:
         return None
     matrix = np.array([_mean([each for each in found if each.seed in seeds], EPISODES) for _, found in whole]).T
     ranks, distance = average_ranks(matrix)
-    left = [line.label for line in part.lines if line not in [kept for kept, _ in whole] and line.at(RANKED_AT, "full")]
+    ranked = [line for line, _ in whole]
+    left = [line.label for line in part.lines if line not in ranked and line.at(RANKED_AT, protocol)]
     named = f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
     text = f"""
     In each of the {EPISODES} episodes the methods are ranked by AUC. Methods whose mean ranks lie further apart than Nemenyi's
     critical difference can be told apart at the 5 % level (Demšar 2006). That test takes the episodes for independent; they
-    share their lesions, so it finds differences more readily than other patients would. Only methods with all {EPISODES}
+    share their {part.group}s, so it finds differences more readily than other patients would. Only methods with all {EPISODES}
     episodes are ranked, by {named}.{f" Not ranked: {'; '.join(left)}." if left else ""}
     """
-    caption = f"{part.name}, full protocol, k = {RANKED_AT}, {named}. Bars on the right join methods that cannot be told apart."
-    places = {line.label: float(rank) for (line, _), rank in zip(whole, ranks, strict=True)}
+    words = f"{part.name}, {protocol} protocol, k = {RANKED_AT}, {named}."
+    caption = f"{words} Bars on the right join methods that cannot be told apart."
+    places = {line.label: float(rank) for line, rank in zip(ranked, ranks, strict=True)}
     drawn: Figure = critical_difference(places, distance, EPISODES, caption)
-    return Section(f"Ranks over episodes, full protocol, k = {RANKED_AT} ({part.name})", text, [drawn])
+    return Section(f"Ranks over episodes, {protocol} protocol, k = {RANKED_AT} ({part.name})", text, [drawn])
+
+
+def _whole(part: Part, protocol: str) -> list[tuple[Line, list[Evaluation]]]:
+    """Lines with the seeds that were evaluated on all episodes, the same as those of the first."""
+    found = [
+        (line, [each for each in line.at(RANKED_AT, protocol) if len(each.results) >= EPISODES]) for line in part.lines
+    ]
+    found = [(line, evaluations) for line, evaluations in found if evaluations]
+    return [(line, evaluations) for line, evaluations in found if same_episodes(found[0][1][0], evaluations[0])]
 
 
 def _pairs(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> Pairs:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rareshot.data.cards import GROUPS
 from rareshot.evaluation import DRAWS, RUNS
 from rareshot.experiments import TABLES, Row, Table
 from rareshot.gathered import EPISODES as EPISODE_FIELDS
@@ -15,6 +16,8 @@ from rareshot.scales import SCALES
 EPISODES = DRAWS * RUNS
 """Of a whole evaluation."""
 ORDER = (*SCALES, "own")
+SMOKE = "smoke"
+"""The scale whose figures mean nothing: none of the paper's stands beside them."""
 DAML = "daml"
 """The row that all others are compared with."""
 TRANSDUCTIVE = "-transductive"
@@ -49,6 +52,11 @@ class Line:
             each for each in self.evaluations if (each.shot, each.protocol, each.by_image) == (shot, protocol, by_image)
         )
 
+    def is_twin_of(self, other: "Line") -> bool:
+        """Are the two the same in all that both wrote down, but for the norm?"""
+        ours, theirs = (_identity(line.evaluations[0]) for line in (self, other))
+        return all(str(ours[name]) == str(theirs[name]) for name in (ours.keys() & theirs.keys()) - {"norm"})
+
     def mean(self, shot: int, protocol: str) -> float | None:
         """AUC in %, the mean over seeds; None where nothing was run."""
         found = self.at(shot, protocol)
@@ -74,6 +82,11 @@ class Part:
         """For headings and captions: no figure without its scale."""
         trained = "" if self.trained_on == self.data else f", trained on {self.trained_on}"
         return f"{self.data}{trained}, scale {self.scale}{'' if self.way == WAY else f', {self.way}-way'}"
+
+    @property
+    def group(self) -> str:
+        """What is never on both sides of an episode: a lesion, a patient, or the plain word where the data are one's own."""
+        return GROUPS.get(self.data, "group")
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -120,7 +133,7 @@ class Part:
                 and (self.data == table.data or self.data in table.stand_ins)
                 and any(self.of(r.key) for r in known)
             ):
-                yield table, self.data == table.data and self.way == WAY
+                yield table, self.data == table.data and self.way == WAY and self.scale != SMOKE
 
 
 def parts_of(gathered: Gathered) -> list[Part]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rareshot.evaluation import PROTOCOLS
 from rareshot.report import Section, Table
 from rareshot.reporting.lines import EPISODES, Part
 from rareshot.reporting.training import SAME
@@ -55,9 +56,14 @@ def _trained_with(part: Part) -> Iterable[Mapping[str, Any]]:
                 yield log.run["versions"]
 
 
+def _asked(part: Part) -> tuple[str, ...]:
+    """Protocols that the data allow, as far as their lines tell: `site` where anything was evaluated by it."""
+    return tuple(each for each in PROTOCOLS if each != "site" or any(it.protocol == each for it in part.evaluations))
+
+
 def _missing(part: Part) -> Iterable[tuple[str, str]]:
     for table, _ in part.tables():
-        for protocol in ("paper", "full"):
+        for protocol in _asked(part):
             cells = [(row, shot) for row in table.rows for shot in table.shots]
             empty: dict[str, list[str]] = {}
             for row, shot in cells:

@@ -1,7 +1,7 @@
 """Tables 1 to 3 beside the paper's figures, and what stands in none of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rareshot.evaluation import DRAWS, QUERY, RUNS
 from rareshot.experiments import Row, Table
@@ -9,7 +9,7 @@ from rareshot.gathered import Evaluation
 from rareshot.paper_figures import compared
 from rareshot.report import Section
 from rareshot.report import Table as Drawn
-from rareshot.reporting.lines import EPISODES, NOT_RUN, WAY, Line, Part
+from rareshot.reporting.lines import EPISODES, NOT_RUN, SMOKE, WAY, Line, Part
 from rareshot.statistics import Interval, interval
 
 NONE = "–"
@@ -23,12 +23,10 @@ def table_sections(part: Part) -> list[Section]:
         rows = [(row, line) for row in table.rows for line in part.of(row.key) or (None,)]
         shown |= {row.key for row in table.rows}
         sections.append(_glance(part, table, rows, papers))
-        named = [(_name(row, line, table), line) for row, line in rows]
-        sections += _details(
-            part, table.title.partition(":")[0], [(name, line) for name, line in named if line], table.shots
-        )
+        named = [(_name(row, line, table), line, row.paper if papers else {}) for row, line in rows if line]
+        sections += _details(part, table.title.partition(":")[0], named, table.shots)
     rest = [(line.label, line) for line in part.lines if line.row not in shown]
-    return sections + _details(part, "Other rows", rest, part.shots)
+    return sections + _details(part, "Other rows", [(label, line, {}) for label, line in rest], part.shots)
 
 
 def interval_text(found: Interval | None) -> str:
@@ -91,14 +89,17 @@ def _glance(part: Part, table: Table, rows: Sequence[tuple[Row, Line | None]], p
                 ours = f"{mean:.1f}{f' ({notes})' if notes else ''}"
             cells += [NONE if paper is None else f"{paper:.{digits}f}", ours] if papers else [ours]
         drawn.append(tuple(cells))
-    words = (
-        "The paper's figures are means over 30 runs, given without an interval."
-        if papers
-        else f"The paper's table is of {WAY}-way tasks on {table.data}: none of its figures stands here."
-    )
+    if papers:
+        words = "The paper's figures are means over 30 runs, given without an interval."
+    elif part.scale == SMOKE:
+        words = (
+            "The smoke scale shows that everything runs. Its figures mean nothing, and none of the paper's stands here."
+        )
+    else:
+        words = f"The paper's table is of {WAY}-way tasks on {table.data}: none of its figures stands here."
     text = f"""
     Mean AUC in % in the paper protocol: {part.way} rare classes, k support and {QUERY} query images of each, {DRAWS} draws of
-    {RUNS} runs, no lesion on both sides; several training seeds are averaged. {words}
+    {RUNS} runs, no {part.group} on both sides; several training seeds are averaged. {words}
     Cells of fewer than {EPISODES} episodes say so. Rows without a figure of the paper's are not in its table.
     """
     caption = f"{table.title}. {part.name}; AUC in %, {part.way}-way, paper protocol"
@@ -109,7 +110,7 @@ def _glance(part: Part, table: Table, rows: Sequence[tuple[Row, Line | None]], p
             told = f"AUC at k = {shot}, {part.name}"
             used = {name for cells in marks.values() for name in cells}
             series = [name for name in ("the paper", "ours, paper protocol", "ours, full protocol") if name in used]
-            words = f"{part.name}, k = {shot}. Ours of the lowest training seed; lines: 95 % over lesions."
+            words = f"{part.name}, k = {shot}. Ours of the lowest training seed; lines: 95 % over {part.group}s."
             figures.append(compared(marks, series, told, words))
     return Section(f"{table.title} ({part.name})", text, figures, Drawn(caption, tuple(header), tuple(drawn)))
 
@@ -137,23 +138,29 @@ def _bare(found: Interval) -> Interval:
     return Interval(found.mean, math.nan, math.nan, found.n, found.kind)
 
 
-def _details(part: Part, name: str, lines: Sequence[tuple[str, Line]], shots: Sequence[int]) -> list[Section]:
+Labelled = tuple[str, Line, Mapping[int, float]]
+"""Name, line, and the paper's figures by k."""
+
+
+def _details(part: Part, name: str, lines: Sequence[Labelled], shots: Sequence[int]) -> list[Section]:
     """A section for each k, with the lines that were run there."""
     sections = []
     for shot in shots:
-        there = [(label, line) for label, line in lines if line.at(shot, "paper") or line.at(shot, "full")]
+        there = [each for each in lines if each[1].at(shot, "paper") or each[1].at(shot, "full")]
         if there:
             sections.append(_detail(part, name, there, shot))
     return sections
 
 
-def _detail(part: Part, name: str, lines: Sequence[tuple[str, Line]], shot: int) -> Section:
-    header = ["Method"]
+def _detail(part: Part, name: str, lines: Sequence[Labelled], shot: int) -> Section:
+    header = ["Method", "the paper's", "ours less it"]
     for protocol in ("paper", "full"):
-        header += [f"{protocol}: mean", "95 %", "each seed", "95 % over lesions"]
+        header += [f"{protocol}: mean", "95 %", "each seed", f"95 % over {part.group}s"]
     drawn, over, first = [], set(), set()
-    for label, line in lines:
-        cells = [label]
+    for label, line, papers in lines:
+        mean, paper = line.mean(shot, "paper"), papers.get(shot)
+        cells = [label, NONE if paper is None else f"{paper:.1f}"]
+        cells.append(NONE if paper is None or mean is None else points(mean - paper))
         for protocol in ("paper", "full"):
             found = line.at(shot, protocol)
             if not found:
@@ -169,14 +176,14 @@ def _detail(part: Part, name: str, lines: Sequence[tuple[str, Line]], shot: int)
             if found[0].over_lesions is not None:
                 over.add(found[0].over_lesions.n)
         drawn.append(tuple(cells))
-    seed, full = ", ".join(map(str, sorted(first))), any(line.at(shot, "full") for _, line in lines)
-    lesions = f"""The interval over lesions ({", ".join(map(str, sorted(over)))} of them) is of training seed {seed} alone and
-    says what other patients might give, not what another training would."""
+    seed, full = ", ".join(map(str, sorted(first))), any(line.at(shot, "full") for _, line, _ in lines)
+    groups = f"""The interval over {part.group}s ({", ".join(map(str, sorted(over)))} of them) is of training seed {seed} alone
+    and says what other patients might give, not what another training would."""
     text = f"""
     The mean is over training seeds, where several were run, and then its interval is over them: what another training would
-    give. With one seed it is over draws of {RUNS} runs or over episodes, and says nothing of that. {lesions if over else ""}
-    {"The full protocol takes one image of every remaining lesion as query." if full else ""} Rows that were not run at this k
-    are left out.
+    give. With one seed it is over draws of {RUNS} runs or over episodes, and says nothing of that. {groups if over else ""}
+    {f"The full protocol takes one image of every remaining {part.group} as query." if full else ""} Rows that were not run at
+    this k are left out.
     """
     caption = f"{name} at k = {shot}. {part.name}; AUC in %, {part.way}-way"
     heading = f"{name} at k = {shot} with intervals ({part.name})"

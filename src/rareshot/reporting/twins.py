@@ -1,4 +1,4 @@
-"""What may flatter a learner: seeing the other query images, photographs of one lesion on both sides, the camera of a site."""
+"""What may flatter a learner: seeing the other query images, one lesion or patient on both sides, the camera of a site."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -22,17 +22,18 @@ def twin_sections(part: Part) -> list[Section]:
         text = """
         A transductive learner normalises each query image by the others, so that its answer depends on which were sent with it.
         The inductive one answers from that image and the support set alone, which is what a clinic has. Both were trained
-        and judged in their own way, on the same episodes as far as both go.
+        and judged in their own way; the difference is over the episodes that both met.
         """
         sections.append(_section(part, "Inductive or transductive", ("inductive", "transductive"), text, transductive))
     image_level = list(_by_image(part))
     if image_level:
-        text = """
-        Drawn by image, a photograph of a query lesion may stand in the support set: the learner can then recognise the lesion
-        instead of the disease. But lesions with many photographs also count more, and those may be harder or easier than others.
-        The episodes are not the same on both sides, so these are differences of means.
+        text = f"""
+        Drawn by image, a photograph of a query {part.group} may stand in the support set: the learner can then recognise the
+        {part.group} instead of the disease. But {part.group}s with many photographs also count more, and those may be harder or
+        easier than others. The episodes are not the same on both sides, so these are differences of means.
         """
-        sections.append(_section(part, "One lesion on both sides", ("by lesion", "by image"), text, image_level))
+        names = (f"by {part.group}", "by image")
+        sections.append(_section(part, f"One {part.group} on both sides", names, text, image_level))
     sites = _sites(part)
     if sites is not None:
         sections.append(sites)
@@ -42,16 +43,12 @@ def twin_sections(part: Part) -> list[Section]:
 def _transductive(part: Part) -> Iterator[Twins]:
     """Lines whose rows are named as twins, in the `full` protocol where both have it."""
     for line in part.lines:
-        twins = [
-            twin
-            for twin in part.of(line.row + TRANSDUCTIVE)
-            if len(part.of(line.row)) == 1 or twin.variant == line.variant
-        ]
+        twins = [twin for twin in part.of(line.row + TRANSDUCTIVE) if twin.is_twin_of(line)]
         for twin, shot in ((twin, shot) for twin in twins for shot in part.shots):
             for protocol in ("full", "paper"):
                 pair = _same_seed(line.at(shot, protocol), twin.at(shot, protocol))
                 if pair and same_episodes(*pair):
-                    yield (f"{line.label}{twin.variant}, k = {shot}, {protocol}", shot, *pair)
+                    yield (f"{line.label}, k = {shot}, {protocol}", shot, *pair)
                     break
 
 
@@ -76,10 +73,12 @@ def _section(part: Part, heading: str, names: tuple[str, str], text: str, twins:
     for label, _, first, second in twins:
         one, other = _best_interval(first), _best_interval(second)
         marks[(label,)] = {names[0]: one, names[1]: other}
-        apart = 100 * (other.mean - one.mean)
+        common = min(len(first.results), len(second.results)) if same_episodes(first, second) else None
+        apart = 100 * float(second.aucs[:common].mean() - first.aucs[:common].mean())
         cells = (f"{100 * one.mean:.1f}", interval_text(one), f"{100 * other.mean:.1f}", interval_text(other))
         rows.append((label, *cells, points(apart), str(first.seed)))
     kinds = sorted({each.kind for cells in marks.values() for each in cells.values()})
+    kinds = [kind.replace("lesions", f"{part.group}s") for kind in kinds]
     words = f"{part.name}. Intervals are 95 % {' or '.join(kinds)}."
     drawn = compared(marks, names, f"{heading}: AUC, {part.name}", words)
     table = Table(
