@@ -376,9 +376,13 @@ def test_one_site_stands_beside_all(tmp_path: Path) -> None:
     )
     (section,) = twin_sections(_part(tmp_path))
     assert section.table is not None
-    (row,) = [row for row in section.table.rows if row[2] == "a and b"]
-    assert (row[5], row[6]) == ("north", f"{100 * mean:.1f}")
-    assert "MAML, a and b, site north" in section.figures[0].alt
+    whole = np.mean([line["metrics"]["auc"] for line in lines if (line["site"], line["classes"]) == ("", ["a", "b"])])
+    (row,) = section.table.rows
+    assert section.table.header[2:4] == ("a and b: all sites", "north")
+    assert row[:3] == ("MAML", "5", f"{100 * whole:.1f}")
+    assert row[3] == f"{100 * mean:.1f} ({100 * (mean - whole):+.1f})".replace("-", "−")
+    assert [figure.alt.partition(":")[0] for figure in section.figures] == ["a and b", "a and c", "b and c"]
+    assert "MAML, site north" in section.figures[0].alt
 
 
 def test_daml_begins_where_the_warm_up_of_maml_ends(tmp_path: Path) -> None:

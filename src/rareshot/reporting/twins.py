@@ -1,12 +1,12 @@
 """What may flatter a learner: seeing the other query images, one lesion or patient on both sides, the camera of a site."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from rareshot.evaluation import by_pair
 from rareshot.gathered import Evaluation, same_episodes
 from rareshot.paper_figures import compared
 from rareshot.report import Section, Table
-from rareshot.reporting.lines import TRANSDUCTIVE, Line, Part
+from rareshot.reporting.lines import TRANSDUCTIVE, Part
+from rareshot.reporting.sites import site_section
 from rareshot.reporting.tables import interval_text, points
 from rareshot.statistics import Interval
 
@@ -34,7 +34,7 @@ def twin_sections(part: Part) -> list[Section]:
         """
         names = (f"by {part.group}", "by image")
         sections.append(_section(part, f"One {part.group} on both sides", names, text, image_level))
-    sites = _sites(part)
+    sites = site_section(part)
     if sites is not None:
         sections.append(sites)
     return sections
@@ -90,52 +90,3 @@ def _section(part: Part, heading: str, names: tuple[str, str], text: str, twins:
 def _best_interval(evaluation: Evaluation) -> Interval:
     """Over lesions, where the summary has it."""
     return evaluation.over_lesions or evaluation.auc
-
-
-def _sites(part: Part) -> Section | None:
-    rows: list[tuple[str, ...]] = []
-    marks: dict[int, dict[tuple[str, ...], Mapping[str, Interval]]] = {}
-    for line, shot in ((line, shot) for line in part.lines for shot in part.shots):
-        found = line.at(shot, "site")
-        cells = by_pair(found[0].results) if found else {}
-        for pair in sorted({pair for _, pair in cells}):
-            label = f"{line.label}, {' and '.join(pair)}"
-            whole = cells.get(("", pair))
-            places = {site: cell for (site, there), cell in cells.items() if there == pair and site}
-            marks.setdefault(shot, {})[(label,)] = {
-                **({"all sites": whole} if whole else {}),
-                **{f"site {site}": cell for site, cell in places.items()},
-            }
-            rows += [_site_row(line, shot, pair, whole, site, cell, found[0].seed) for site, cell in places.items()]
-    if not rows:
-        return None
-    text = """
-    In many collections the class goes with the site, so that recognising the camera looks like recognising the disease. Here
-    every image of an episode, support and query, is from one site; beside it stands the same pair with images from all sites. A
-    mark well below that of all sites says that the camera did part of the work. The episodes of a site are other ones
-    than those of all sites, so these are differences of means.
-    """
-    header = ("Method", "k", "Classes", "all sites", "95 %", "Site", "one site", "95 %", "Difference", "Training seed")
-    table = Table(f"One site or all. {part.name}; AUC in %, intervals over episodes", header, tuple(rows))
-    shot = max(marks)
-    series = sorted({name for cells in marks[shot].values() for name in cells})
-    words = f"{part.name}, k = {shot}. Intervals are 95 % over episodes."
-    drawn = compared(marks[shot], series, f"AUC within one site and over all at k = {shot}, {part.name}", words)
-    return Section(f"Lesion or camera? ({part.name})", text, [drawn], table)
-
-
-def _site_row(
-    line: Line, shot: int, pair: tuple[str, ...], whole: Interval | None, site: str, cell: Interval, seed: int
-) -> tuple[str, ...]:
-    return (
-        line.label,
-        str(shot),
-        " and ".join(pair),
-        f"{100 * whole.mean:.1f}" if whole else "not run",
-        interval_text(whole),
-        site,
-        f"{100 * cell.mean:.1f}",
-        interval_text(cell),
-        points(100 * (cell.mean - whole.mean)) if whole else interval_text(None),
-        str(seed),
-    )
