@@ -79,10 +79,10 @@ def make_class_folders(root: Path, *, each: int = 4) -> Path:
     return root
 
 
-def make_dermofit(root: Path) -> Path:
+def make_dermofit(root: Path, *, lesions: int = 2) -> Path:
     """Dermofit: a folder a class, a folder a lesion, an image and its mask."""
     for label in ("AK", "BCC", "ML", "SCC", "SK", "IEC", "PYO", "VASC", "DF", "MEL"):
-        for lesion in range(2):
+        for lesion in range(lesions):
             put(root / label / f"{label}{lesion}" / f"{label}{lesion}.png", "PNG")
             put(root / label / f"{label}{lesion}" / f"{label}{lesion}mask.png", "PNG")
     return root

@@ -57,7 +57,7 @@ def test_the_example_keeps_the_contract(
 
 
 def test_the_contract_was_found() -> None:
-    assert len(contract()) >= 13
+    assert len(contract()) >= 14
 
 
 def test_the_example_is_read_from_run_json(colour: str) -> None:

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from rareshot import validation
-from rareshot.checkpoint import Run, load_learner, save_learner, state_hash, write_run
+from rareshot.checkpoint import (
+    Run,
+    load_learner,
+    load_training_state,
+    save_learner,
+    save_training_state,
+    state_hash,
+    write_run,
+)
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
 from rareshot.episodes import Episodes, EpisodeSpec
@@ -20,7 +28,7 @@ from rareshot.methods import LABELS, METHODS
 from rareshot.methods.maml import MAML
 from rareshot.metrics import auc
 from rareshot.pixels import Pixels
-from rareshot.types import Support
+from rareshot.types import Progress, Support
 from rareshot.validation import mean_auc
 
 SMALL: dict[str, Any] = {
@@ -192,6 +200,34 @@ def test_images_of_another_size_are_refused(name: str) -> None:
     support, _, _ = task()
     with pytest.raises(ValueError, match=r"takes RGB images of 28 pixels; got shape \(3, 20, 20\)"):
         learner_of(name).adapt(support)(torch.rand(1, 3, 20, 20))
+
+
+@EVERY
+def test_training_tells_of_every_iteration_and_goes_on_from_any(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "VALIDATION_EPISODES", 2)
+    method = small(name)
+    known = {field.name for field in fields(method)}
+    few = {"iterations": 3, "warmup": 1, "validate_every": 3}
+    method = replace(method, **{field: value for field, value in few.items() if field in known})
+    whole: list[Progress] = []
+    learner = method.fit(images().common(), seed=0, observe=whole.append)
+    assert [(each.iteration, each.iterations) for each in whole] == [
+        (i + 1, method.iterations) for i in range(len(whole))
+    ]
+    assert len(whole) == method.iterations
+    for begun in whole[:-1]:
+        state = load_training_state(save_training_state(tmp_path, begun.training_state))
+        rest: list[Progress] = []
+        resumed = method.fit(images().common(), seed=0, resume=state, observe=rest.append)
+        assert state_hash(resumed.state()) == state_hash(learner.state())
+        assert [told(each) for each in rest] == [told(each) for each in whole[begun.iteration :]]
+
+
+def told(progress: Progress) -> dict[str, Any]:
+    """What does not depend on the machine's speed."""
+    return {name: value for name, value in progress.record.items() if not name.endswith("seconds")}
 
 
 @EVERY

@@ -23,6 +23,8 @@ class Scale:
     """What `reproduce` evaluates by if not told otherwise."""
     episodes: int | None = None
     """How many of each protocol's episodes `reproduce` takes; None: all."""
+    seeds: int = 3
+    """Training seeds of a table."""
 
 
 SCALES = {
@@ -34,6 +36,7 @@ SCALES = {
         {"iterations": 20, "warmup": 10, "width": 16, "batch": 16, "test_steps": 5},
         protocols=("paper",),
         episodes=20,
+        seeds=1,
     ),
 }
 """Preset by name."""

@@ -56,8 +56,8 @@ class Reproduce:
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
     """paper: 84 px, 3000 iterations, warm-up 1500. laptop: 64 px, 1000, 500. smoke: 32 px, 20, 10, narrow networks, 20 episodes:
     shows in minutes that everything runs; its numbers mean nothing."""
-    seeds: int = 3
-    """Training seeds 0 to seeds - 1. With several, an interval is over them."""
+    seeds: int | None = None
+    """Training seeds 0 to seeds - 1. With several, an interval is over them. None: 3; 1 at the smoke scale."""
     rows: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A row, by its key; say it once for each. None: all. --dry-run lists them."""
     shots: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = ()
@@ -85,7 +85,8 @@ def reproduce(args: Sequence[str]) -> None:
         FIGURES[options.table](options)
         return
     table = TABLES[options.table]
-    cells = cells_of(table, seeds=options.seeds, rows=options.rows, shots=options.shots)
+    seeds = SCALES[options.scale].seeds if options.seeds is None else options.seeds
+    cells = cells_of(table, seeds=seeds, rows=options.rows, shots=options.shots)
     options.machine.start()
     size = SCALES[options.scale].size
     train = load_images(options.train_data, size, ()) if options.train_data else None
@@ -113,7 +114,7 @@ def reproduce(args: Sequence[str]) -> None:
             empty = fill(setting, cells, protocols, observe=observe, asked=lambda: bool(stop.number))
     for protocol in protocols:
         if protocol != "site":
-            _show(table, setting, protocol, rows, shots, options.seeds)
+            _show(table, setting, protocol, rows, shots, seeds)
     _close(setting, empty)
 
 
