@@ -38,13 +38,19 @@ PAIRS = (
     ("laptop", "anil", "untrained", 1),
     ("laptop", "anil", "maml", 3),
     ("laptop", "anil", "maml", 5),
+    ("laptop", "svm-conv4", "maml", 1),
+    ("laptop", "svm-conv4", "maml", 3),
+    ("laptop", "svm-conv4", "maml", 5),
     ("paper", "daml", "maml", 5),
     ("paper", "task-sampling", "maml", 5),
     ("phone", "daml", "maml", 1),
     ("phone", "daml", "maml", 3),
     ("phone", "daml", "maml", 5),
+    ("phone", "task-sampling", "maml", 1),
     ("phone", "task-sampling", "maml", 3),
     ("phone", "task-sampling", "maml", 5),
+    ("phone", "pretrained", "maml", 1),
+    ("phone", "pretrained", "maml", 3),
     ("phone", "pretrained", "maml", 5),
 )
 """Part of `Lines`, row, the row that it is compared with, k: the differences that the text speaks of."""
@@ -63,6 +69,8 @@ class Lines(NamedTuple):
     """Lines of fig3.jsonl."""
     unseen: Sequence[Record]
     """Lines of unseen-disease.jsonl."""
+    leak: Mapping[str, Record]
+    """Lines of leak.jsonl by their row."""
 
 
 def main(write: bool = False) -> None:
@@ -95,8 +103,12 @@ def read(results: Path) -> Lines:
         raise ValueError(f"{results / scale} has no evaluation of {data}, {WAY}-way")
 
     curves = [line for line in gathered["laptop"].fine_tuning if line["data"] == "isic2018"]
-    unseen = [json.loads(line) for line in (results / "unseen-disease.jsonl").read_text().splitlines()]
-    return Lines(part("laptop", "isic2018"), part("paper", "isic2018"), part("laptop", "pad-ufes-20"), curves, unseen)
+    unseen, leak = (
+        [json.loads(line) for line in (results / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("unseen-disease", "leak")
+    )
+    parts = (part("laptop", "isic2018"), part("paper", "isic2018"), part("laptop", "pad-ufes-20"))
+    return Lines(*parts, curves, unseen, {line["row"]: line for line in leak})
 
 
 def filled(text: str, lines: Lines) -> str:
@@ -268,15 +280,14 @@ def over_lesions(evaluation: Evaluation) -> str:
 
 def sites(part: Part) -> str:
     """Each pair of classes over all sites and within one, seed 0, k = 5."""
-    rows = [row for row in TABLES["table1"].rows if row.key in ("maml", "daml", "logistic")]
-    found = {row.label: by_pair(runs_of(part, row, 5, "site")[0].results) for row in rows}
-    drawn = []
-    first = next(iter(found.values()))
-    for site, classes in sorted(first, key=lambda key: (key[1], key[0])):
-        named = " and ".join(classes) if not site else ""
-        cells = [spanned(cells[site, classes]) for cells in found.values()]
-        drawn.append([named, site or "all", *cells])
-    return markdown(["classes", "site", *found], drawn)
+    found = {}
+    for row in TABLES["table1"].rows:
+        for each in runs_of(part, row, 5, "site"):
+            found[row.label, row.backbone] = by_pair(each.results)
+    columns = sorted(next(iter(found.values())), key=lambda key: (key[1], key[0]))
+    header = ["method", "backbone", *(f"{site or ' and '.join(classes) + ': all'}" for site, classes in columns)]
+    rows = [[*names, *(f"{100 * cells[at].mean:.1f}" for at in columns)] for names, cells in found.items()]
+    return markdown(header, rows)
 
 
 def fig3(lines: Lines) -> str:
@@ -297,11 +308,37 @@ def unseen(lines: Lines) -> str:
     drawn = []
     for line in lines.unseen:
         if (line["method"], line["left_out"]) == ("relation", "bcc"):
-            areas = [
-                Interval(**line[name], n=line["episodes"], kind="over episodes") for name in ("auc_seen", "auc_unseen")
-            ]
-            drawn.append([str(line["iteration"]), *map(spanned, areas)])
+            drawn.append([str(line["iteration"]), *(measured(line, name) for name in ("auc_seen", "auc_unseen"))])
     return markdown(["iterations", "two diseases that it was trained on", "the one left out, and another"], drawn)
+
+
+def both_unseen(lines: Lines) -> str:
+    """Methods that compare, between two diseases that neither was trained on."""
+    times = sorted({line["iteration"] for line in lines.unseen if "auc_both_unseen" in line})
+    runs: dict[tuple[str, str], dict[int, Record]] = {}
+    for line in lines.unseen:
+        if "auc_both_unseen" in line:
+            runs.setdefault((line["left_out"], line["method"]), {})[line["iteration"]] = line
+    drawn = []
+    for (left_out, name), found in runs.items():
+        both = [measured(found[at], "auc_both_unseen") if at in found else NOT_RUN for at in times]
+        drawn.append([left_out.replace("+", " and "), ROWS[name].label, measured(found[max(found)], "auc_seen"), *both])
+    header = ["left out", "method", "the two trained on, at the end", *(f"both left out, after {at}" for at in times)]
+    return markdown(header, drawn)
+
+
+def leak(lines: Lines) -> str:
+    """Photographs of the support's lesions beside photographs of others."""
+    drawn = []
+    for row in TABLES["table1"].rows:
+        if line := lines.leak.get(row.key):
+            drawn.append([row.label, row.backbone, *(measured(line, name) for name in ("others", "own", "difference"))])
+    return markdown(["method", "backbone", "of other lesions", "of the support's lesions", "difference"], drawn)
+
+
+def measured(line: Record, name: str) -> str:
+    """A figure of an experiment's line with its interval, in %."""
+    return spanned(Interval(**line[name], n=line["episodes"], kind="over episodes"))
 
 
 BLOCKS: Mapping[str, Callable[[Lines], str]] = {
@@ -318,6 +355,8 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "images": lambda lines: images(lines.laptop),
     "fig3": fig3,
     "unseen": unseen,
+    "both-unseen": both_unseen,
+    "leak": leak,
 }
 """Mark → what stands there."""
 
