@@ -7,6 +7,8 @@ never opened.
 
     python experiments/unseen_disease.py --data PATH --out results/unseen-disease.jsonl
 
+Lines called `relation` are of an earlier Relation Net, whose relation module normalised groups of channels of each pair.
+
 Appends a line each time and skips those that are there, so that it can be stopped and started; a run begins anew. With
 `--left-out bcc+mel` both are left out of one run.
 """
@@ -38,7 +40,7 @@ JUDGED_AT = (50, 100, 200, 500, 1000)
 """Iterations, the last one the laptop scale's."""
 LAPTOP: dict[str, Any] = {"iterations": 1000, "warmup": 500, "validate_every": 1000, "held_out": 0.0}
 METHODS: dict[str, RelationNet | ProtoNet] = {
-    "relation": RelationNet(**LAPTOP),
+    "relation, pairs by the support": RelationNet(**LAPTOP),
     "relation, transductive": RelationNet(norm="transductive", **LAPTOP),
     "protonet": ProtoNet(**LAPTOP),
 }

@@ -63,35 +63,29 @@ def pooled(x: Array) -> Array:
 
 @torch.no_grad()
 def scores_by_hand(net: MetricNetwork, task: Task) -> Array:
-    """In numpy: support statistics for the embedding, then every pair by itself, joined in depth, group norm."""
+    """In numpy: each layer takes the statistics of the support images, behind the joining in depth those of their pairs."""
     w = {name: value.detach().numpy() for name, value in net.named_parameters()}
 
-    def affine(x: Array, name: str) -> Array:
-        return x * w[f"{name}.weight"][:, None, None] + w[f"{name}.bias"][:, None, None]
+    def normalised(x: Array, support: Array, name: str) -> Array:
+        mean, var = support.mean((0, 2, 3), keepdims=True), support.var((0, 2, 3), keepdims=True)
+        return (x - mean) / np.sqrt(var + 1e-5) * w[f"{name}.weight"][:, None, None] + w[f"{name}.bias"][:, None, None]
 
     x, z = task.support_x.numpy(), task.query_x.numpy()
     for number in range(4):
         name = f"embedding.{number}"
         x, z = (convolved(each, w[f"{name}.conv.weight"], 0 if number < 2 else 1) for each in (x, z))
-        mean, var = x.mean((0, 2, 3), keepdims=True), x.var((0, 2, 3), keepdims=True)
-        x, z = (np.maximum(affine((each - mean) / np.sqrt(var + 1e-5), f"{name}.norm"), 0) for each in (x, z))
+        x, z = (np.maximum(normalised(each, x, f"{name}.norm"), 0) for each in (x, z))
         if number < 2:
             x, z = pooled(x), pooled(z)
-    scores = np.zeros((len(z), task.way))
-    for row, query in enumerate(z):
-        for label in range(task.way):
-            total = sum(x[i] for i in range(len(x)) if task.support_y[i] == label)
-            pair = np.concatenate([total, query])[None]
-            padding = 0 if pair.shape[2] >= 10 else 1
-            for name in ("comparison.block1", "comparison.block2"):
-                pair = convolved(pair, w[f"{name}.conv.weight"], padding)
-                groups = pair.reshape(8, -1)
-                groups = (groups - groups.mean(1, keepdims=True)) / np.sqrt(groups.var(1, keepdims=True) + 1e-5)
-                pair = pooled(np.maximum(affine(groups.reshape(pair.shape), f"{name}.norm"), 0))
-            hidden = w["comparison.hidden.weight"] @ pair.ravel() + w["comparison.hidden.bias"]
-            out = w["comparison.score.weight"] @ np.maximum(hidden, 0) + w["comparison.score.bias"]
-            scores[row, label] = 1 / (1 + np.exp(-out[0]))
-    return scores
+    totals = [sum(x[i] for i in range(len(x)) if task.support_y[i] == label) for label in range(task.way)]
+    x, z = (np.array([np.concatenate([total, one]) for one in each for total in totals]) for each in (x, z))
+    padding = 0 if x.shape[2] >= 10 else 1
+    for name in ("comparison.block1", "comparison.block2"):
+        x, z = (convolved(each, w[f"{name}.conv.weight"], padding) for each in (x, z))
+        x, z = (pooled(np.maximum(normalised(each, x, f"{name}.norm"), 0)) for each in (x, z))
+    hidden = z.reshape(len(z), -1) @ w["comparison.hidden.weight"].T + w["comparison.hidden.bias"]
+    out = np.maximum(hidden, 0) @ w["comparison.score.weight"].T + w["comparison.score.bias"]
+    return 1 / (1 + np.exp(-out.reshape(len(task.query_y), task.way)))
 
 
 @pytest.mark.parametrize(("size", "way"), [(28, 2), (28, 3), (48, 2)])
@@ -218,7 +212,7 @@ def test_images_that_are_too_small_are_refused_by_name() -> None:
         ({"way": 1}, "way=1: a task needs at least 2 classes"),
         ({"meta_lr": 0.0}, "meta_lr=0.0 must be above 0"),
         ({"width": 0}, "width=0 must be at least 1, or None for the paper's"),
-        ({"width": 12}, "width=12 must be a multiple of 8: the relation module normalises groups of channels"),
+        ({"width": 12, "norm": "group"}, "width=12 must be a multiple of 8, the groups of channels of norm='group'"),
         ({"norm": "batch"}, "norm='batch' is not a norm mode; choose from transductive, support, tasknorm, group"),
     ],
 )
@@ -227,5 +221,6 @@ def test_hyperparameters_that_make_no_sense_are_refused(wrong: dict[str, Any], m
         RelationNet(**wrong)
 
 
-def test_the_transductive_norm_takes_any_width() -> None:
+def test_norms_without_groups_take_any_width() -> None:
     assert RelationNet(width=12, norm="transductive").blank(28).inductive is False
+    assert RelationNet(width=12).blank(28).inductive is True

@@ -48,7 +48,7 @@ def deployed(predictor: Predictor) -> nn.Module:
     elif isinstance(classifier, MetricClassifier):
         pixels = classifier.learner.pixels
         net = copy.deepcopy(classifier.learner.net)
-        _frozen(net.embedding, classifier.moments)
+        _frozen(net, classifier.moments)
         logits = _Compared(net, classifier.classes)
     elif isinstance(classifier, FineTuned):
         pixels, logits = classifier.pixels, copy.deepcopy(classifier.net)

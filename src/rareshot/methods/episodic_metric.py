@@ -72,23 +72,26 @@ class MetricNetwork(nn.Module):
     def summarise(
         self, x: Float[Tensor, "s 3 h w"], labels: Int[Tensor, " s"], way: int
     ) -> tuple[Tensor, list[Moments] | None]:
-        """One row a class, and the support statistics under which queries pass; None where the norm needs none."""
-        moments = None
-        if any(needs_moments(layer.mode) for layer in norms_of(self.embedding)):
-            with recording(self.embedding) as layers:
-                features = self.embedding(x)
-                moments = [layer.recorded for layer in layers if layer.recorded is not None]
-        else:
+        """One row a class, and the support statistics under which queries pass; None where the norm needs none.
+
+        A comparison that has norms of its own sees each support image beside each class: these statistics are of its pairs.
+        """
+        comparison = cast(Comparison, self.comparison)
+        if not any(needs_moments(layer.mode) for layer in norms_of(self)):
+            return comparison.summary(self.embedding(x), labels, way), None
+        with recording(self) as layers:
             features = self.embedding(x)
-        return cast(Comparison, self.comparison).summary(features, labels, way), moments
+            classes = comparison.summary(features, labels, way)
+            if norms_of(self.comparison):
+                comparison(classes, features)
+            return classes, [layer.recorded for layer in layers if layer.recorded is not None]
 
     def answer(
         self, x: Float[Tensor, "q 3 h w"], classes: Tensor, moments: list[Moments] | None
     ) -> Float[Tensor, "q way"]:
         """Logits of queries, given what `summarise` said of the support images."""
-        with nullcontext() if moments is None else frozen_by(self.embedding, moments):
-            features = self.embedding(x)
-        return cast(Comparison, self.comparison)(classes, features)
+        with nullcontext() if moments is None else frozen_by(self, moments):
+            return cast(Comparison, self.comparison)(classes, self.embedding(x))
 
     def forward(
         self,
@@ -278,6 +281,7 @@ class MetricClassifier:
         """Features that are compared with the classes'."""
         device = self.classes.device
         net = copy.deepcopy(self.learner.net).to(device)
-        with nullcontext() if self.moments is None else frozen_by(net.embedding, self.moments):
+        of_embedding = None if self.moments is None else self.moments[: len(norms_of(net.embedding))]
+        with nullcontext() if of_embedding is None else frozen_by(net.embedding, of_embedding):
             features: Tensor = net.embedding(self.learner.pixels(images).to(device))
         return features.flatten(1).cpu()

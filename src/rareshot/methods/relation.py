@@ -11,7 +11,8 @@ What the paper leaves open:
 
 - Probabilities: the scores of an image divided by their sum. For two classes the AUC then ranks by the ratio of the scores.
 - Classes of unequal size: the sum would favour the larger one, so a class's map is its mean times the mean size.
-- A norm for pairs: by groups of channels, each pair by itself; the transductive norm alone takes the batch of pairs.
+- A norm for pairs: the embedding's. Where that one takes the support images, this one takes all pairs of a support image and a
+  class, whose statistics then hold for every pair of a query; the transductive norm alone takes the batch of the queries' pairs.
 - Padding: that of their code. The convolutions that pool are unpadded, but in the relation module only where the maps are
   large enough; so the fully connected layer has 64 inputs at 28 pixels and 576 at 84, as in the paper.
 - Rate and its decay: shared with the other methods here; they halve it every 100,000 episodes, of 500,000 or more.
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rareshot.backbones.norms import GROUPS, NORM_MODES, EpisodicNorm, NormMode, inductive
+from rareshot.backbones.norms import GROUPS, NORM_MODES, EpisodicNorm, NormMode
 from rareshot.data.collection import LabelledImages
 from rareshot.methods import episodic_metric
 from rareshot.methods.episodic_metric import MetricLearner, MetricNetwork, class_counts, class_sums
@@ -75,9 +76,9 @@ class RelationNet:
         episodic_metric.refuse_senseless(self)
         if self.norm not in NORM_MODES:
             raise ValueError(f"norm={self.norm!r} is not a norm mode; choose from {', '.join(NORM_MODES)}")
-        if inductive(self.norm) and self.width is not None and self.width % GROUPS:
+        if self.norm == "group" and self.width is not None and self.width % GROUPS:
             raise ValueError(
-                f"width={self.width} must be a multiple of {GROUPS}: the relation module normalises groups of channels"
+                f"width={self.width} must be a multiple of {GROUPS}, the groups of channels of norm='group'"
             )
 
     def fit(
@@ -127,15 +128,14 @@ class Relation(nn.Module):
     Args:
         width: filters of the maps, and of its convolutions.
         size: height and width of the maps, at least 4.
-        norm: the embedding's; it says whether a pair may see other pairs.
+        norm: the embedding's; it says which other pairs a pair may see.
     """
 
     def __init__(self, width: int, size: int, norm: NormMode) -> None:
         super().__init__()
         padding = 0 if size >= UNPADDED_FROM else 1
-        pairs: NormMode = "group" if inductive(norm) else "transductive"
-        self.block1 = _Block(2 * width, width, pairs, padding=padding, pool=True)
-        self.block2 = _Block(width, width, pairs, padding=padding, pool=True)
+        self.block1 = _Block(2 * width, width, norm, padding=padding, pool=True)
+        self.block2 = _Block(width, width, norm, padding=padding, pool=True)
         for _ in range(2):
             size = (size + 2 * padding - 2) // 2
         self.hidden = nn.Linear(width * size**2, HIDDEN)
