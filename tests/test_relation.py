@@ -170,8 +170,8 @@ def test_only_the_transductive_norm_lets_queries_see_each_other(images: Labelled
 def test_it_learns_to_compare(images: LabelledImages) -> None:
     """Other lesions of the classes that it was trained on, and of classes that it has never met.
 
-    How far it gets with the latter hangs on the seed and on the last bits of a machine: at 100 iterations of a rate of 0.005
-    three seeds had 0.86, 0.43 and 0.98; at 200 of 0.002 0.96, 0.82 and 0.85. All six had 1.00 on the former.
+    Three seeds have 1.00 on the former, and on the latter 0.99, 0.91 and 1.00 after 100 iterations of a rate of 0.005, 0.96, 0.93
+    and 1.00 after 200 of 0.002. With pairs normalised by groups of channels it was 0.86, 0.43 and 0.98, and 0.96, 0.82 and 0.85.
     """
     method = replace(
         SMALL, iterations=200, warmup=100, query=6, meta_lr=2e-3, augment=False, held_out=0.0, validate_every=200
@@ -179,7 +179,7 @@ def test_it_learns_to_compare(images: LabelledImages) -> None:
     learner = method.fit(images.common(), seed=0)
     others = separable(28, lesions=12, seed=3).common()
     assert mean_auc(learner, Episodes(others, EpisodeSpec(2, 1, 8), seed=0), 20) > 0.95
-    assert mean_auc(learner, Episodes(images.rare(), EpisodeSpec(2, 1, 8), seed=0), 20) > 0.65
+    assert mean_auc(learner, Episodes(images.rare(), EpisodeSpec(2, 1, 8), seed=0), 20) > 0.85
 
 
 @pytest.mark.parametrize(("size", "inputs"), [(28, 64), (64, 256), (84, 576)])
