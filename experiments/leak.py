@@ -4,7 +4,8 @@ Where single images are drawn (`--by-image`), other lesions are drawn too, so th
 photographs are the same on both counts. An episode has two supports, A and B, of k lesions a class each, none shared; its query
 images are a second photograph of every lesion of A and of B. A learner adapts to A and to B in turn. Each time the photographs
 of its own support's lesions are judged by themselves, and so are those of the other's: over both turns, all photographs and both
-supports stand on either side of the comparison alike, and nothing is left but the lesion.
+supports stand on either side of the comparison alike, and nothing is left but the lesion, with all that its photographs share:
+the patient, the camera, the day.
 
     python experiments/leak.py --data PATH --results results --out results/leak.jsonl
 
@@ -66,15 +67,21 @@ def main(
     keep_memory()
     use_threads(threads)
     setting = Setting.of(TABLES["table1"], results, SCALE, load(data, SCALES[SCALE].size))
-    about = {"scale": SCALE, "shot": shot, "seed": 0, "data": setting.rare.fingerprint(), "versions": versions()}
+    about = {"scale": SCALE, "seed": 0, "data": setting.rare.fingerprint(), "versions": versions()}
     size = {"episodes": episodes}
-    measured(out, {"row": "drawn by image"}, size, about, lambda: {"shared": shared(setting.rare, shot, episodes)})
+    measured(
+        out,
+        {"row": "drawn by image", "shot": shot},
+        size,
+        about,
+        lambda: {"shared": shared(setting.rare, shot, episodes)},
+    )
     for row in TABLES["table1"].rows:
         if row.key in rows:
             learner = learner_of(setting, Cell(row, shot, 0), lambda *_: None, lambda: False)
             count = min(episodes, row.episodes or episodes)
             figures = partial(compared, learner, setting.rare, shot, count)
-            measured(out, {"row": row.key}, {"episodes": count}, about, figures)
+            measured(out, {"row": row.key, "shot": shot}, {"episodes": count}, about, figures)
 
 
 def shared(images: LabelledImages, shot: int, episodes: int) -> float:

@@ -59,6 +59,7 @@ PAIRS = (
 COMPARING = {
     "relation": "Relation Net, each pair by groups of channels, as it was",
     "relation, pairs by the support": "Relation Net, pairs by the support's, as it is",
+    "relation, transductive": "Relation Net, transductive",
     "protonet": "ProtoNet",
 }
 """Methods of unseen-disease.jsonl → what they are called."""
@@ -271,12 +272,20 @@ def images(part: Part) -> str:
 
 def protocols(part: Part) -> str:
     """Seed 0 by both protocols, k = 5, with intervals over episodes or draws and over lesions."""
-    header = ["method", "`paper`: 20 draws of 30 runs", "over lesions", "`full`: 600 episodes", "over lesions"]
+    header = [
+        "method",
+        "backbone",
+        "`paper`: 20 draws of 30 runs",
+        "over lesions",
+        "`full`: 600 episodes",
+        "over lesions",
+    ]
     drawn = []
     for row in TABLES["table1"].rows:
         found = [[each for each in runs_of(part, row, 5, name) if not each.seed] for name in ("paper", "full")]
         if all(found):
-            drawn.append([row.label, *(cell for (each,) in found for cell in (spanned(each.auc), over_lesions(each)))])
+            cells = [cell for (each,) in found for cell in (spanned(each.auc), over_lesions(each))]
+            drawn.append([row.label, row.backbone, *cells])
     return markdown(header, drawn)
 
 
@@ -291,9 +300,10 @@ def sites(part: Part) -> str:
     found = {}
     for row in TABLES["table1"].rows:
         for each in runs_of(part, row, 5, "site"):
-            found[row.label, row.backbone] = by_pair(each.results)
+            if not each.seed:
+                found[row.label, row.backbone] = by_pair(each.results)
     columns = sorted(next(iter(found.values())), key=lambda key: (key[1], key[0]))
-    header = ["method", "backbone", *(f"{site or ' and '.join(classes) + ': all'}" for site, classes in columns)]
+    header = ["method", "backbone", *(site or f"{' and '.join(classes)}: all" for site, classes in columns)]
     rows = [[*names, *(f"{100 * cells[at].mean:.1f}" for at in columns)] for names, cells in found.items()]
     return markdown(header, rows)
 
@@ -321,8 +331,9 @@ def unseen(lines: Lines) -> str:
     drawn = []
     for name, found in runs.items():
         both = [measured(found[at], "auc_both_unseen") if at in found else NOT_RUN for at in times]
-        drawn.append([COMPARING[name], measured(found[max(found)], "auc_seen"), *both])
-    header = ["method", "nv and bkl, at the end", *(f"bcc and mel, after {at}" for at in times)]
+        last = max(found)
+        drawn.append([COMPARING[name], f"{measured(found[last], 'auc_seen')}, after {last}", *both])
+    header = ["method", "nv and bkl, trained on", *(f"bcc and mel, after {at}" for at in times)]
     return markdown(header, drawn)
 
 

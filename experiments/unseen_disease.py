@@ -64,11 +64,14 @@ def main(
         until: stop a run after this iteration, one of JUDGED_AT; what was run until then is the same.
         threads: None: all cores.
     """
+    if until not in JUDGED_AT:
+        raise SystemExit(f"--until {until}: choose from {', '.join(map(str, JUDGED_AT))}")
     keep_memory()
     use_threads(threads)
     train, held = split_groups(load(data, SIZE).common(), fraction=HELD_OUT, seed=HELD_OUT_SEED)
-    if until not in JUDGED_AT:
-        raise SystemExit(f"--until {until}: choose from {', '.join(map(str, JUDGED_AT))}")
+    unknown = sorted({name for joined in left_out for name in joined.split("+")} - set(train.classes))
+    if unknown:
+        raise SystemExit(f"--left-out {', '.join(unknown)}: choose from {', '.join(train.classes)}")
     for unseen in left_out:
         for name in methods:
             with suppress(_EnoughError):

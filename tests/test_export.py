@@ -111,7 +111,8 @@ def test_the_network_that_is_written_answers_as_the_classifier(name: str, change
     ("name", "changes"),
     [
         ("daml", {"norm": "tasknorm", "head": "full"}),
-        ("relation", {}),  # its norms are support and group
+        ("relation", {}),
+        ("relation", {"norm": "group"}),
         ("logistic", {}),
         pytest.param("pretrained", {"size": 32}, marks=[needs_weights, pytest.mark.long]),
     ],

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rareshot.data.cards import DataCard
 from rareshot.data.collection import LabelledImages
+from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.types import Support
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -55,6 +56,19 @@ def test_the_halves_differ_in_the_lesions_of_the_support_alone(leak: ModuleType,
             assert not set(query) & set(half.drawn.support.ravel())
             assert (images.labels[half.drawn.support] == half.drawn.classes[:, None]).all()
         assert len(set(images.groups[query])) == len(query) == 4 * SHOT
+
+
+def test_the_share_of_query_images_whose_lesion_is_in_the_support_is_counted(
+    leak: ModuleType, images: LabelledImages
+) -> None:
+    shares = []
+    episodes = Episodes(images, EpisodeSpec(2, SHOT, 15), seed=0, by_image=True)
+    for i in range(5):
+        drawn = episodes.draw(i)
+        lesions = {int(images.groups[at]) for at in drawn.support.ravel()}
+        query = [at for part in drawn.query for at in part]
+        shares.append(sum(int(images.groups[at]) in lesions for at in query) / len(query))
+    assert 0 < leak.shared(images, SHOT, 5) == pytest.approx(np.mean(shares))
 
 
 def nearest(support: Support, seed: int) -> Any:

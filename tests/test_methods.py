@@ -56,6 +56,8 @@ EVERY = pytest.mark.parametrize("name", NAMES)
 
 def small(name: str) -> Any:
     """The method with few and small iterations."""
+    if name == "pretrained":
+        pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `pretrained` is not installed")
     method = METHODS[name]
     known = {field.name for field in fields(method)}
     return replace(method, **{field: value for field, value in (SMALL | OWN.get(name, {})).items() if field in known})
@@ -69,8 +71,6 @@ def images() -> LabelledImages:
 @cache
 def learner_of(name: str) -> Any:
     """Fitted once for the whole file: no test may change it, and one test says so."""
-    if name == "pretrained":
-        pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `pretrained` is not installed")
     few, validation.VALIDATION_EPISODES = validation.VALIDATION_EPISODES, 2
     learner = small(name).fit(images().common(), seed=0)
     validation.VALIDATION_EPISODES = few

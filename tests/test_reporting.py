@@ -74,13 +74,20 @@ def test_columns_without_anything_to_say_are_left_out(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "1", "daml", 1.0)
     detail = table_sections(_part(tmp_path))[1]
     assert detail.table is not None
-    assert detail.table.header == ("Method", "the paper's", "ours less it", "paper: mean", "95 %", "95 % over lesions")
+    assert detail.table.header == (
+        "Method",
+        "the paper's figure",
+        "paper protocol: mean",
+        "less the paper's",
+        "95 %",
+        "95 % over lesions",
+    )
     assert "full protocol" not in detail.text
     write_evaluation(tmp_path / "2", "daml", 1.0, protocol="full", seed=1)
     detail = table_sections(_part(tmp_path))[1]
     assert detail.table is not None
-    assert detail.table.header[6:] == ("full: mean", "95 %", "95 % over lesions")
-    assert _cell(detail, "MAML", "full: mean") == "not run"
+    assert detail.table.header[6:] == ("full protocol: mean", "95 %", "95 % over lesions")
+    assert _cell(detail, "MAML", "full protocol: mean") == "not run"
     assert "full protocol" in detail.text
 
 
@@ -106,7 +113,7 @@ def test_scales_data_sets_and_ways_never_share_a_table(tmp_path: Path) -> None:
         sections = table_sections(part)
         assert all(part.name in section.heading for section in sections)
         assert all(section.table is not None and part.name in section.table.caption for section in sections)
-        assert _cell(_named(sections, "Table 1 at k = 5"), "MAML", "paper: mean").startswith(
+        assert _cell(_named(sections, "Table 1 at k = 5"), "MAML", "paper protocol: mean").startswith(
             f"{100 * _auc(file).mean():.1f}"
         )
 
@@ -124,8 +131,8 @@ def test_papers_figures_stand_only_beside_the_data_they_are_about(tmp_path: Path
 def test_the_paper_and_the_difference_stand_beside_the_interval(tmp_path: Path) -> None:
     file = write_evaluation(tmp_path, "maml", 1.0)
     detail = _named(table_sections(_part(tmp_path)), "Table 1 at k = 5")
-    assert _cell(detail, "MAML", "the paper's") == "81.2"
-    assert _cell(detail, "MAML", "ours less it") == f"{100 * _auc(file).mean() - 81.2:+.1f}".replace("-", "−")
+    assert _cell(detail, "MAML", "the paper's figure") == "81.20"
+    assert _cell(detail, "MAML", "less the paper's") == f"{100 * _auc(file).mean() - 81.2:+.1f}".replace("-", "−")
 
 
 def test_the_papers_figures_do_not_stand_beside_a_smoke_run(tmp_path: Path) -> None:
@@ -322,6 +329,26 @@ def test_ranks_take_the_protocol_by_which_more_was_run(tmp_path: Path) -> None:
     section = difference_sections(_part(tmp_path))[-1]
     assert section.heading == "Ranks over episodes, paper protocol, k = 5 (isic2018, scale laptop)"
     assert "ANIL" in section.figures[0].alt
+
+
+def test_ranks_leave_a_protocol_without_a_common_seed(tmp_path: Path) -> None:
+    for row, seed in (("maml", 0), ("daml", 0), ("anil", 1)):
+        write_evaluation(tmp_path / row, row, 1.0, seed=seed, episodes=600, summary=False)
+    for row, shift in (("maml", 2.0), ("daml", 1.0)):
+        write_evaluation(tmp_path / f"{row}-full", row, shift, protocol="full", episodes=600, summary=False)
+    assert difference_sections(_part(tmp_path))[-1].heading.startswith("Ranks over episodes, full protocol")
+
+
+def test_where_a_group_is_an_image_nothing_is_drawn_by_image(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0, data="dermamnist")
+    write_evaluation(tmp_path / "2", "maml", 1.5, data="dermamnist", by_image=True)
+    assert twin_sections(_part(tmp_path)) == []
+
+
+def test_a_site_with_one_episode_has_no_interval(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "maml", 1.0, protocol="site", episodes=2, classes=("a", "b", "c"), summary=False)
+    (section,) = twin_sections(_part(tmp_path))
+    assert "nan" not in section.text
 
 
 def test_twins_stand_beside_each_other(tmp_path: Path) -> None:

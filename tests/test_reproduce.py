@@ -75,6 +75,20 @@ def test_a_smoke_run_says_so_and_stands_beside_nothing(
     assert (tmp_path / "smoke" / "synthetic" / "cells" / "maml-1shot-seed0").is_dir()
 
 
+@pytest.mark.parametrize(("scale", "seeds"), [("smoke", 1), ("laptop", 3)])
+def test_a_scale_has_its_number_of_seeds(
+    cli: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    scale: str,
+    seeds: int,
+) -> None:
+    monkeypatch.setitem(SCALES, "smoke", replace(SCALE, seeds=1))
+    data = () if scale == "smoke" else ("--data", "made")
+    assert cli("tiny", *data, "--scale", scale, "--rows", "untrained", "--shots", "1", "--dry-run") == 0
+    assert capsys.readouterr().out.count("untrained-1shot-seed") == seeds
+
+
 def test_a_dry_run_lists_the_work_and_does_none(
     cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,9 +97,9 @@ DERMAMNIST = DataCard(
 )
 
 CARDS = {card.name: card for card in (ISIC2018, PAD_UFES_20, DERMOFIT, DERMAMNIST)}
-"""Every data set that rareshot knows by name; one line adds another."""
+"""Every data set that rareshot knows by name; one line adds another, and one in `GROUP_NAMES`."""
 
-GROUPS = {
+GROUP_NAMES = {
     "isic2018": "lesion",
     "pad-ufes-20": "patient",
     "dermofit": "lesion",

@@ -12,7 +12,8 @@ What the paper leaves open:
 - Probabilities: the scores of an image divided by their sum. For two classes the AUC then ranks by the ratio of the scores.
 - Classes of unequal size: the sum would favour the larger one, so a class's map is its mean times the mean size.
 - A norm for pairs: the embedding's. Where that one takes the support images, this one takes all pairs of a support image and a
-  class, whose statistics then hold for every pair of a query; the transductive norm alone takes the batch of the queries' pairs.
+  class, whose statistics then hold for every pair of a query (an image is part of its own class there); the transductive norm
+  alone takes the batch of the queries' pairs.
 - Padding: that of their code. The convolutions that pool are unpadded, but in the relation module only where the maps are
   large enough; so the fully connected layer has 64 inputs at 28 pixels and 576 at 84, as in the paper.
 - Rate and its decay: shared with the other methods here; they halve it every 100,000 episodes, of 500,000 or more.

@@ -125,10 +125,11 @@ def _differences(part: Part, protocol: str) -> Section | None:
 
 def _ranks(part: Part) -> Section | None:
     """By the protocol by which more methods have all their episodes, `full` if it is the same."""
-    protocol, whole = max(((name, _whole(part, name)) for name in ("full", "paper")), key=lambda found: len(found[1]))
-    seeds = set.intersection(*({each.seed for each in found} for _, found in whole)) if whole else set()
-    if len(whole) < 2 or not seeds:
+    asked = [(protocol, *_whole(part, protocol)) for protocol in ("full", "paper")]
+    asked = [(protocol, whole, seeds) for protocol, whole, seeds in asked if len(whole) > 1 and seeds]
+    if not asked:
         return None
+    protocol, whole, seeds = max(asked, key=lambda found: len(found[1]))
     matrix = np.array([_mean([each for each in found if each.seed in seeds], EPISODES) for _, found in whole]).T
     ranks, distance = average_ranks(matrix)
     ranked = [line for line, _ in whole]
@@ -147,13 +148,15 @@ def _ranks(part: Part) -> Section | None:
     return Section(f"Ranks over episodes, {protocol} protocol, k = {RANKED_AT} ({part.name})", text, [drawn])
 
 
-def _whole(part: Part, protocol: str) -> list[tuple[Line, list[Evaluation]]]:
-    """Lines with the seeds that were evaluated on all episodes, the same as those of the first."""
+def _whole(part: Part, protocol: str) -> tuple[list[tuple[Line, list[Evaluation]]], set[int]]:
+    """Lines with what was evaluated on all episodes, the same as those of the first, and the seeds that all of them have."""
     found = [
         (line, [each for each in line.at(RANKED_AT, protocol) if len(each.results) >= EPISODES]) for line in part.lines
     ]
     found = [(line, evaluations) for line, evaluations in found if evaluations]
-    return [(line, evaluations) for line, evaluations in found if same_episodes(found[0][1][0], evaluations[0])]
+    found = [(line, evaluations) for line, evaluations in found if same_episodes(found[0][1][0], evaluations[0])]
+    seeds = [{each.seed for each in evaluations} for _, evaluations in found]
+    return found, set.intersection(*seeds) if seeds else set()
 
 
 def _pairs(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> Pairs:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rareshot.data.cards import GROUPS
+from rareshot.data.cards import GROUP_NAMES
 from rareshot.evaluation import DRAWS, RUNS
 from rareshot.experiments import TABLES, Row, Table
 from rareshot.gathered import EPISODES as EPISODE_FIELDS
@@ -86,7 +86,7 @@ class Part:
     @property
     def group(self) -> str:
         """What is never on both sides of an episode: a lesion, a patient, or the plain word where the data are one's own."""
-        return GROUPS.get(self.data, "group")
+        return GROUP_NAMES.get(self.data, "group")
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:

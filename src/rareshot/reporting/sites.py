@@ -27,13 +27,13 @@ def site_section(part: Part) -> Section | None:
     rows = [(line.label, str(shot), *_cells(cells, places)) for (line, shot), cells in found.items()]
     header = ("Method", "k", *(site or f"{' and '.join(pair)}: all sites" for pair, site in places))
     seeds = sorted({line.at(shot, "site")[0].seed for line, shot in found})
-    half = max((cell.high - cell.low) / 2 for cells in found.values() for cell in cells.values())
+    halves = [(cell.high - cell.low) / 2 for cells in found.values() for cell in cells.values() if cell.n > 1]
     text = f"""
     In many collections the class goes with the site, so that recognising the camera looks like recognising the disease. Here
     every image of an episode, support and query, is from one site; before it stands the same pair with images from all sites,
     and in brackets the difference. A figure well below that of all sites says that the camera did part of the work. The
-    episodes of a site are other ones than those of all sites, so these are differences of means. 95 % intervals over episodes
-    reach {100 * half:.1f} points or less to either side.
+    episodes of a site are other ones than those of all sites, so these are differences of means.
+    {f"95 % intervals over episodes reach {100 * max(halves):.1f} points or less to either side." if halves else ""}
     """
     caption = f"One site or all. {part.name}; AUC in %, training seed {', '.join(map(str, seeds))}"
     largest = max(shot for _, shot in found)

@@ -24,7 +24,7 @@ def table_sections(part: Part) -> list[Section]:
         shown |= {row.key for row in table.rows}
         sections.append(_glance(part, table, rows, papers))
         named = [(_name(row, line, table), line, row.paper if papers else {}) for row, line in rows if line]
-        sections += _details(part, table.title.partition(":")[0], named, table.shots)
+        sections += _details(part, table.title.partition(":")[0], named, table.shots, _digits(table))
     rest = [(line.label, line) for line in part.lines if line.row not in shown]
     return sections + _details(part, "Other rows", [(label, line, {}) for label, line in rest], part.shots)
 
@@ -74,8 +74,7 @@ def _glance(part: Part, table: Table, rows: Sequence[tuple[Row, Line | None]], p
     for shot in table.shots:
         k = f"k\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{shot}"
         header += [f"{k}: paper", "ours (difference)"] if papers else [k]
-    # As many digits as the paper gives.
-    digits = max(len(str(each).partition(".")[2]) for row in table.rows for each in row.paper.values())
+    digits = _digits(table)
     drawn = []
     for row, line in rows:
         cells = [row.label + (line.variant if line else ""), row.backbone]
@@ -115,6 +114,11 @@ def _glance(part: Part, table: Table, rows: Sequence[tuple[Row, Line | None]], p
     return Section(f"{table.title} ({part.name})", text, figures, Drawn(caption, tuple(header), tuple(drawn)))
 
 
+def _digits(table: Table) -> int:
+    """As many as the paper gives."""
+    return max(len(str(each).partition(".")[2]) for row in table.rows for each in row.paper.values())
+
+
 def _marks(
     table: Table, rows: Sequence[tuple[Row, Line | None]], shot: int, papers: bool
 ) -> dict[tuple[str, ...], dict[str, Interval]]:
@@ -142,32 +146,32 @@ Labelled = tuple[str, Line, Mapping[int, float]]
 """Name, line, and the paper's figures by k."""
 
 
-def _details(part: Part, name: str, lines: Sequence[Labelled], shots: Sequence[int]) -> list[Section]:
-    """A section for each k, with the lines that were run there."""
+def _details(part: Part, name: str, lines: Sequence[Labelled], shots: Sequence[int], digits: int = 1) -> list[Section]:
+    """A section for each k, with the lines that were run there; the paper's figures with so many digits."""
     sections = []
     for shot in shots:
         there = [each for each in lines if each[1].at(shot, "paper") or each[1].at(shot, "full")]
         if there:
-            sections.append(_detail(part, name, there, shot))
+            sections.append(_detail(part, name, there, shot, digits))
     return sections
 
 
-def _detail(part: Part, name: str, lines: Sequence[Labelled], shot: int) -> Section:
-    header = ["Method", "the paper's", "ours less it"]
+def _detail(part: Part, name: str, lines: Sequence[Labelled], shot: int, digits: int) -> Section:
+    header = ["Method", "the paper's figure"]
     for protocol in ("paper", "full"):
-        header += [f"{protocol}: mean", "95 %", "each seed", f"95 % over {part.group}s"]
+        header += [f"{protocol} protocol: mean", "less the paper's", "95 %", "each seed", f"95 % over {part.group}s"]
     drawn, over, first = [], set(), set()
     for label, line, papers in lines:
-        mean, paper = line.mean(shot, "paper"), papers.get(shot)
-        cells = [label, NONE if paper is None else f"{paper:.1f}"]
-        cells.append(NONE if paper is None or mean is None else points(mean - paper))
+        paper = papers.get(shot)
+        cells = [label, NONE if paper is None else f"{paper:.{digits}f}"]
         for protocol in ("paper", "full"):
-            found = line.at(shot, protocol)
-            if not found:
-                cells += [NOT_RUN, NONE, NONE, NONE]
+            found, mean = line.at(shot, protocol), line.mean(shot, protocol)
+            if mean is None:
+                cells += [NOT_RUN, NONE, NONE, NONE, NONE]
                 continue
             cells += [
-                " ".join([f"{line.mean(shot, protocol):.1f}", *(f"({note})" for note in _short_of(found))]),
+                " ".join([f"{mean:.1f}", *(f"({note})" for note in _short_of(found))]),
+                points(mean - paper) if paper is not None and protocol == "paper" else NONE,
                 _over(found),
                 seeds_text(found) if len(found) > 1 else NONE,
                 interval_text(found[0].over_lesions),

@@ -27,7 +27,7 @@ def training_sections(part: Part) -> list[Section]:
     told = f"{part.name}, k = {shot}, training seed {seed}"
     figures = []
     if curves:
-        words = f"{told}. The lesions are of the common classes and were kept from training."
+        words = f"{told}. The {part.group}s are of the common classes and were kept from training."
         figures.append(validation_curves(curves, begins.pop() if len(begins) == 1 else 0, words))
     for line, log in runs:
         if line.row != DAML:
@@ -41,9 +41,10 @@ def training_sections(part: Part) -> list[Section]:
             figures.append(difficulty_over_time(tasks, _warmup(log), words + joined))
     if not figures:
         return []
-    text = """
+    text = f"""
     MAML and DAML of one training seed are one run until the warm-up ends; from then on Eq. (3) weighs the tasks. The curves show
-    the AUC on lesions of the common classes that were kept from training, the map which pairs of classes are hard, and when.
+    the AUC on {part.group}s of the common classes that were kept from training, the map which pairs of classes are hard, and
+    when.
     """
     return [Section(f"Training ({part.name})", text, figures)]
 

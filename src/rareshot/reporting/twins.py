@@ -26,7 +26,7 @@ def twin_sections(part: Part) -> list[Section]:
         """
         sections.append(_section(part, "Inductive or transductive", ("inductive", "transductive"), text, transductive))
     image_level = list(_by_image(part))
-    if image_level:
+    if image_level and part.group != "image":
         text = f"""
         Drawn by image, a photograph of a query {part.group} may stand in the support set: the learner can then recognise the
         {part.group} instead of the disease. But {part.group}s with many photographs also count more, and those may be harder or
