@@ -34,6 +34,7 @@ PAIRS = (
     ("laptop", "maml-resblocks-noaug", "maml-noaug", 5),
     ("laptop", "maml-transductive", "maml", 5),
     ("laptop", "daml-transductive", "daml", 5),
+    ("laptop", "relation-transductive", "relation", 5),
     ("laptop", "maml", "untrained", 1),
     ("laptop", "anil", "untrained", 1),
     ("laptop", "anil", "maml", 3),
