@@ -59,7 +59,6 @@ PAIRS = (
 )
 """Part of `Lines`, row, the row that it is compared with, k: the differences that the text speaks of."""
 
-
 COMPARING = {
     "relation": "Relation Net, each pair by groups of channels, as it was",
     "relation, pairs by the support": "Relation Net, pairs by the support's, as it is",
@@ -83,7 +82,7 @@ class Lines(NamedTuple):
     unseen: Sequence[Record]
     """Lines of unseen-disease.jsonl."""
     leak: Mapping[str, Record]
-    """Lines of leak.jsonl by their row."""
+    """Lines of leak.jsonl at k = 5, by their row."""
 
 
 def main(write: bool = False) -> None:
@@ -121,7 +120,7 @@ def read(results: Path) -> Lines:
         for name in ("unseen-disease", "leak")
     )
     parts = (part("laptop", "isic2018"), part("paper", "isic2018"), part("laptop", "pad-ufes-20"))
-    return Lines(*parts, curves, unseen, {line["row"]: line for line in leak})
+    return Lines(*parts, curves, unseen, {line["row"]: line for line in leak if line["shot"] == 5})
 
 
 def filled(text: str, lines: Lines) -> str:

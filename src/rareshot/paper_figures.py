@@ -149,7 +149,7 @@ def validation_curves(curves: Mapping[str, Sequence[tuple[int, float]]], warmup:
         axes.plot(*zip(*points, strict=True), label=plain(name), **look)
     last = max(iteration for points in curves.values() for iteration, _ in points)
     lowest = min(value for points in curves.values() for _, value in points)
-    axes.set(xlim=(0, last * 1.02), xlabel="iteration", ylabel="AUC, kept from training")
+    axes.set(xlim=(0, last * 1.02), xlabel="iteration", ylabel="AUC, held-out common diseases")
     axes.set_ylim(min(0.7, math.floor(20 * lowest - 0.2) / 20), 1.0)
     if axes.get_ylim()[0] <= 0.5:
         reference(axes, 0.5, "chance")
