@@ -78,8 +78,9 @@ def test_a_run_survives_the_disk(tmp_path: Path) -> None:
 
 def test_versions_name_what_the_numbers_may_depend_on() -> None:
     found = versions()
-    assert {"rareshot", "torch", "numpy", "python", "commit"} <= set(found)
+    assert {"rareshot", "torch", "numpy", "python", "commit", "cpu"} <= set(found)
     assert found["torch"].startswith(torch.__version__.split("+")[0])
+    assert found["cpu"].endswith(f" {torch.get_num_threads()} threads")
     assert all(isinstance(value, str) for value in found.values())
 
 
