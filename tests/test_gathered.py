@@ -114,6 +114,27 @@ def test_summary_that_disagrees_is_refused(tmp_path: Path, change: Callable[[dic
         gather(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda p: p["auc_over_lesions"].update(mean=0.99), "is not a summary of site-2way-5shot.jsonl; remove it"),
+        (lambda p: p.update(lesions=[3]), "is damaged"),
+        (lambda p: p.update(lesions={"a": "many"}), "is damaged"),
+        (lambda p: p.update(less_all_sites_over_lesions={"mean": 0}), "is damaged"),
+        (lambda p: p["auc_over_lesions"].update(kind="of old"), "is damaged"),
+        (lambda p: p.update(site="elsewhere"), "is damaged"),
+    ],
+)
+def test_a_place_that_disagrees_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], Any], told: str) -> None:
+    lines = write_evaluation(tmp_path, "maml", 1.0, protocol="site", episodes=12, classes=("a", "b", "c"))
+    file = lines.with_suffix(".summary.json")
+    summary = json.loads(file.read_text())
+    change(summary["pairs"][-1])
+    file.write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=f"{re.escape(str(file))}.*{re.escape(told)}"):
+        gather(tmp_path)
+
+
 def test_an_evaluation_that_has_just_begun_is_left_out(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "1", "maml", 1.0)
     (tmp_path / "2").mkdir()

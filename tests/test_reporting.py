@@ -257,8 +257,28 @@ def test_other_episodes_are_not_paired(tmp_path: Path) -> None:
     (section,) = difference_sections(_part(tmp_path))
     assert section.table is not None
     assert [row[0] for row in section.table.rows] == ["ANIL"]
-    left = "Left out, since the episodes or the settings are not those of any DAML here: MAML at k = 5"
+    left = "Left out, since no DAML here has the same k, training seed, episodes and settings: MAML at k = 5"
     assert left in " ".join(section.text.split())
+
+
+def test_what_daml_has_nothing_beside_is_named_as_left_out(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "1", "daml", 1.0)
+    write_evaluation(tmp_path / "2", "anil", 1.0)
+    write_evaluation(tmp_path / "3", "anil", 1.0, shot=3)
+    write_evaluation(tmp_path / "4", "maml", 1.0, seed=1)
+    (section,) = difference_sections(_part(tmp_path))
+    assert "and settings: MAML at k = 5; ANIL at k = 3." in " ".join(section.text.split())
+
+
+def test_what_trains_nothing_stands_beside_every_seed(tmp_path: Path) -> None:
+    own = write_evaluation(tmp_path / "1", "pretrained", 2.0)
+    damls = [write_evaluation(tmp_path / f"d{seed}", "daml", 1.0, seed=seed) for seed in (0, 1, 2)]
+    (section,) = difference_sections(_part(tmp_path))
+    each = [100 * (_auc(own) - _auc(daml)).mean() for daml in damls]
+    row = "ImageNet features + logistic regression"
+    assert _cell(section, row, "training seeds") == "0, 1, 2"
+    assert _cell(section, row, "each seed") == ", ".join(f"{one:+.1f}" for one in each)
+    assert _cell(section, row, "Difference") == f"{np.mean(each):+.1f}"
 
 
 def test_methods_that_trained_on_other_data_are_not_compared(tmp_path: Path) -> None:
@@ -301,7 +321,7 @@ def test_a_variant_is_compared_with_the_daml_of_its_settings(tmp_path: Path) -> 
         apart = 100 * (_auc(files["maml", decay]) - _auc(files["daml", decay])).mean()
         shown = f"{apart:+.1f}".replace("-", "−")
         assert _cell(section, f"MAML (decay = {decay:g})", "Difference") == shown
-    assert "here: MAML (decay = 0.5)." in " ".join(section.text.replace("\xa0", " ").split())
+    assert "and settings: MAML (decay = 0.5)." in " ".join(section.text.replace("\xa0", " ").split())
 
 
 def test_damaged_queries_are_refused(tmp_path: Path) -> None:
@@ -319,6 +339,15 @@ def test_only_whole_evaluations_are_ranked(tmp_path: Path) -> None:
     assert section.heading == "Ranks over episodes, full protocol, k = 5 (isic2018, scale laptop)"
     assert re.search(r"over 600 episodes, 1 is best: MAML 1\.\d\d, DAML 1\.\d\d\.", section.figures[0].alt)
     assert "Not ranked: ANIL" in " ".join(section.text.split())
+
+
+def test_ranks_that_cannot_be_drawn_say_why(tmp_path: Path) -> None:
+    for row, seeds in (("daml", (0, 1)), ("maml", (0,)), ("anil", (1,))):
+        for seed in seeds:
+            write_evaluation(tmp_path / f"{row}{seed}", row, 1.0, seed=seed, episodes=600, summary=False)
+    section = difference_sections(_part(tmp_path))[-1]
+    assert section.text == "Not drawn: no training seed is common to MAML; DAML; ANIL."
+    assert not section.figures
 
 
 def test_ranks_take_the_protocol_by_which_more_was_run(tmp_path: Path) -> None:
@@ -410,6 +439,21 @@ def test_one_site_stands_beside_all(tmp_path: Path) -> None:
     assert row[3] == f"{100 * mean:.1f} ({100 * (mean - whole):+.1f})".replace("-", "−")
     assert [figure.alt.partition(":")[0] for figure in section.figures] == ["a and b", "a and c", "b and c"]
     assert "MAML, site north" in section.figures[0].alt
+
+
+def test_within_a_site_the_difference_has_its_interval_over_lesions(tmp_path: Path) -> None:
+    file = write_evaluation(tmp_path, "maml", 1.0, protocol="site", episodes=12, classes=("a", "b", "c"))
+    told = json.loads(file.with_suffix(".summary.json").read_text())
+    pair = next(pair for pair in told["pairs"] if (pair["site"], pair["classes"]) == ("north", ["a", "b"]))
+    assert pair["lesions"] == {"a": 6, "b": 6}
+    apart = pair["less_all_sites_over_lesions"]
+    (section,) = twin_sections(_part(tmp_path))
+    assert section.table is not None
+    assert section.table.header[3] == "north (6 a, 6 b)"
+    low, high = (f"{100 * apart[name]:.1f}" for name in ("low", "high"))
+    cell = f"({100 * apart['mean']:+.1f}; {low} to {high})".replace("-", "−")
+    assert section.table.rows[0][3].replace("\N{NO-BREAK SPACE}", " ").endswith(cell)
+    assert "Intervals are 95 % over lesions." in section.figures[0].caption
 
 
 def test_daml_begins_where_the_warm_up_of_maml_ends(tmp_path: Path) -> None:

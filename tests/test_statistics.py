@@ -15,6 +15,7 @@ from rareshot.statistics import (
     Interval,
     QueryScores,
     average_ranks,
+    bootstrap_apart_over_groups,
     bootstrap_over_groups,
     bootstrap_pairs_over_groups,
     interval,
@@ -272,6 +273,24 @@ def test_pairing_narrows_the_interval_of_methods_that_fail_alike():
     b = [QueryScores(e.scores + np.where(np.arange(20) == 5, 0.5, 0.0), e.labels, e.groups) for e in a]
     difference, alone = bootstrap_pairs_over_groups(a, b), bootstrap_over_groups(a)
     assert difference.high - difference.low < 0.5 * (alone.high - alone.low)
+
+
+def test_other_episodes_apart_are_resampled_by_the_lesions_of_both_together():
+    site, everywhere = made_episodes(seed=1), made_episodes(count=6, lesions=20, images=30, seed=2)
+    times = np.random.default_rng(3).multinomial(20, np.full(20, 1 / 20), size=40)
+    means = []
+    for multiplicity in times:
+        of_each = []
+        for episodes in (site, everywhere):
+            areas = [
+                weighted_aucs(e.scores, e.labels, multiplicity[e.groups][:, None].astype(float))[0] for e in episodes
+            ]
+            of_each.append(np.nanmean(areas))
+        means.append(of_each[0] - of_each[1])
+    apart = bootstrap_apart_over_groups(site, everywhere, resamples=40, seed=3, level=0.9)
+    assert (apart.low, apart.high) == pytest.approx(tuple(np.quantile(means, [0.05, 0.95])))
+    assert apart.mean == pytest.approx(bootstrap_over_groups(site).mean - bootstrap_over_groups(everywhere).mean)
+    assert apart.n == 20
 
 
 def test_episodes_that_are_not_the_same_make_no_pairs():

@@ -181,9 +181,18 @@ def overall(results: Sequence[RunResult], metric: str = "auc") -> Interval:
     return interval(values, kind="over episodes")
 
 
-def by_pair(results: Sequence[RunResult], metric: str = "auc") -> dict[tuple[str, tuple[str, ...]], Interval]:
-    """(site, classes in alphabetical order) → mean over that pair's episodes."""
-    cells: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+Place = tuple[str, tuple[str, ...]]
+"""A site, empty for all of them, and a pair of classes in alphabetical order."""
+
+
+def place_of(result: RunResult) -> Place:
+    """Where an episode's images come from, and of which classes they are."""
+    return result.site, tuple(sorted(result.classes))
+
+
+def by_pair(results: Sequence[RunResult], metric: str = "auc") -> dict[Place, Interval]:
+    """Mean over the episodes of each place."""
+    cells: dict[Place, list[float]] = {}
     for result in results:
-        cells.setdefault((result.site, tuple(sorted(result.classes))), []).append(result.metrics[metric])
+        cells.setdefault(place_of(result), []).append(result.metrics[metric])
     return {key: interval(values, kind="over episodes") for key, values in sorted(cells.items())}

@@ -7,14 +7,15 @@ cannot be trusted is refused with the file's name: a report drawn from half of t
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rareshot.evaluation import METRICS, PROTOCOLS, RunResult, overall, result_of
+from rareshot.evaluation import METRICS, PROTOCOLS, Place, RunResult, by_pair, overall, result_of
+from rareshot.methods.pretrained import Pretrained
 from rareshot.results import evaluations as files_of_evaluations
 from rareshot.statistics import Interval
 
@@ -54,6 +55,18 @@ RUN: dict[str, type] = {
 """The same for run.json."""
 
 
+@dataclass(frozen=True)
+class OverLesions:
+    """What the summary says of one place of the `site` protocol."""
+
+    lesions: Mapping[str, int]
+    """Class → lesions that were asked about there."""
+    auc: Interval
+    """Over lesions."""
+    apart: Interval | None
+    """The same less that of all sites, over the lesions of both; None for all sites themselves."""
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """One learner on the episodes of one protocol."""
@@ -66,6 +79,8 @@ class Evaluation:
     """AUC with its interval over lesions, from the summary; None if there is none, or of another number of episodes."""
     finished: bool
     """There is a summary of just these episodes."""
+    places: Mapping[Place, OverLesions]
+    """Of the `site` protocol; empty where the summary does not say."""
 
     @property
     def row(self) -> str:
@@ -106,6 +121,11 @@ class Evaluation:
     def by_image(self) -> bool:
         """Photographs of one lesion may stand on both sides."""
         return bool(self.header["by_image"])
+
+    @property
+    def of_every_seed(self) -> bool:
+        """Nothing is trained, so that another training seed would give the same."""
+        return self.method.get("kind") == Pretrained.__name__
 
     @property
     def untrained(self) -> bool:
@@ -211,7 +231,7 @@ def _evaluation(file: Path) -> Evaluation | None:
     over_lesions = None
     if summary.get("auc_over_lesions") is not None:
         over_lesions = Interval(**summary["auc_over_lesions"])
-    return Evaluation(file, header, results, over_lesions, bool(summary))
+    return Evaluation(file, header, results, over_lesions, bool(summary), _places(summary))
 
 
 def _result(file: Path, number: int, line: str, header: Mapping[str, Any]) -> RunResult:
@@ -256,11 +276,28 @@ def _summary(file: Path, header: Mapping[str, Any], results: Sequence[RunResult]
         if "auc_over_lesions" in told:  # of all episodes, where `overall` leaves out what fills no draw of 30 runs
             every = float(np.mean([result.metrics["auc"] for result in results[:count]]))
             means.append((told["auc_over_lesions"], every))
+        cells = by_pair(results[:count])
+        means += [(asdict(over.auc), cells[place].mean) for place, over in _places(told).items()]
         if any(abs(Interval(**said).mean - mean) > 1e-6 for said, mean in means):
             raise ValueError(refused)
-    except (TypeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if str(error) == refused:
+            raise
         raise ValueError(f"{beside} is damaged ({error}); remove it and evaluate again, which draws it anew") from error
     return dict(told) if count == len(results) else {}
+
+
+def _places(told: Mapping[str, Any]) -> dict[Place, OverLesions]:
+    """Of the pairs of a summary, those with an interval over lesions."""
+    return {
+        (str(pair["site"]), tuple(map(str, pair["classes"]))): OverLesions(
+            {str(name): int(number) for name, number in pair["lesions"].items()},
+            Interval(**pair["auc_over_lesions"]),
+            Interval(**pair["less_all_sites_over_lesions"]) if "less_all_sites_over_lesions" in pair else None,
+        )
+        for pair in told.get("pairs", [])
+        if "auc_over_lesions" in pair
+    }
 
 
 def _log(file: Path) -> Log:

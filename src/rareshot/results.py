@@ -19,6 +19,7 @@ from rareshot.checkpoint import Run, versions, write_atomically
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import (
     METRICS,
+    Place,
     Plan,
     Query,
     RunResult,
@@ -26,11 +27,12 @@ from rareshot.evaluation import (
     evaluate,
     line_of,
     overall,
+    place_of,
     query_scores,
     result_of,
 )
 from rareshot.locks import HeldElsewhereError, hold
-from rareshot.statistics import bootstrap_over_groups
+from rareshot.statistics import bootstrap_apart_over_groups, bootstrap_over_groups
 from rareshot.types import Learner
 
 ObserveEpisode = Callable[[int, float], None]
@@ -134,12 +136,37 @@ def summary_of(header: Mapping[str, Any], results: list[RunResult], queries: lis
         summary["metrics"] = {metric: asdict(overall(results, metric)) for metric in METRICS}
         if header["way"] == 2:
             summary["auc_over_lesions"] = asdict(bootstrap_over_groups(query_scores(queries)))
+    places = _places(results, queries) if header["protocol"] == "site" else {}
     summary["pairs"] = [
-        {"site": site, "classes": list(classes), "auc": asdict(cell)}
+        {"site": site, "classes": list(classes), "auc": asdict(cell), **places.get((site, classes), {})}
         for (site, classes), cell in by_pair(results).items()
     ]
     summary["seconds_per_episode"] = float(np.median([result.seconds for result in results]))
     return summary
+
+
+def _places(results: Sequence[RunResult], queries: Sequence[Query]) -> dict[Place, dict[str, Any]]:
+    """Lesions of each class at each place of the `site` protocol, the AUC over them, and how far it lies below all sites'."""
+    found: dict[Place, list[Query]] = {}
+    lesions: dict[Place, dict[str, set[int]]] = {}
+    for result, query in zip(results, queries, strict=True):
+        place = place_of(result)
+        found.setdefault(place, []).append(query)
+        of_classes = lesions.setdefault(place, {name: set() for name in place[1]})
+        for label, group in zip(query.labels, query.groups, strict=True):
+            of_classes[result.classes[label]].add(group)
+    told: dict[Place, dict[str, Any]] = {}
+    for place, own in found.items():
+        scores = query_scores(own)
+        told[place] = {
+            "lesions": {name: len(groups) for name, groups in lesions[place].items()},
+            "auc_over_lesions": asdict(bootstrap_over_groups(scores)),
+        }
+        everywhere = found.get(("", place[1]), [])
+        if place[0] and everywhere:
+            apart = bootstrap_apart_over_groups(scores, query_scores(everywhere))
+            told[place]["less_all_sites_over_lesions"] = asdict(apart)
+    return told
 
 
 def evaluations(folder: Path) -> dict[str, Path]:

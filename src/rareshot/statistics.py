@@ -1,8 +1,9 @@
 """What the figures of many episodes are worth: intervals that say over what, paired tests, a bootstrap over lesions.
 
 Two questions, two intervals. "Would other episodes drawn from the same lesions give the same mean?" is Student's t
-over episodes (`interval`, `paired`). "Would other patients?" is the bootstrap over lesions (`bootstrap_over_groups`):
-the episodes share their lesions, so more episodes narrow the first interval without end, but not the second.
+over episodes (`interval`, `paired`). "Would other lesions to be judged?" is the bootstrap over lesions
+(`bootstrap_over_groups`): the episodes share their lesions, so more episodes narrow the first interval without end, but not the
+second. Neither asks for other lesions to learn from, or for another training.
 """
 
 import math
@@ -210,8 +211,9 @@ def bootstrap_over_groups(
         ValueError: if there is no episode, or the lesions are so few that over 1 in 20 resamples keep no episode with
             both classes; up to there, such resamples are left out.
     """
-    replicates, mean, lesions = _replicates(episodes, resamples, seed)
-    return _percentiles(replicates, mean, lesions, kind, level)
+    names = _names(episodes)
+    replicates, mean = _replicates(episodes, names, resamples, seed)
+    return _percentiles(replicates, mean, len(names), kind, level)
 
 
 def bootstrap_pairs_over_groups(
@@ -235,9 +237,30 @@ def bootstrap_pairs_over_groups(
             raise ValueError(
                 f"episode {number}: labels or groups differ; evaluate both methods on the same episodes, in one order"
             )
-    replicates_a, mean_a, lesions = _replicates(a, resamples, seed)
-    replicates_b, mean_b, _ = _replicates(b, resamples, seed)
-    return _percentiles(replicates_a - replicates_b, mean_a - mean_b, lesions, kind, level)
+    return bootstrap_apart_over_groups(a, b, resamples=resamples, seed=seed, level=level, kind=kind)
+
+
+def bootstrap_apart_over_groups(
+    a: Sequence[QueryScores],
+    b: Sequence[QueryScores],
+    *,
+    resamples: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+    kind: str = "over lesions",
+) -> Interval:
+    """Difference of the mean AUCs of two sets of episodes, first minus second, with a percentile interval over lesions.
+
+    The episodes may be others, and their lesions too, as those of one site are of those of all: a lesion that both have is drawn
+    as often for the one as for the other. `n` is the number of lesions of both together.
+
+    Raises:
+        ValueError: as `bootstrap_over_groups` does.
+    """
+    names = _names([*a, *b])
+    replicates_a, mean_a = _replicates(a, names, resamples, seed)
+    replicates_b, mean_b = _replicates(b, names, resamples, seed)
+    return _percentiles(replicates_a - replicates_b, mean_a - mean_b, len(names), kind, level)
 
 
 def weighted_aucs(scores: Array, labels: Array, weights: Array) -> Array:
@@ -267,36 +290,39 @@ def weighted_aucs(scores: Array, labels: Array, weights: Array) -> Array:
     return areas
 
 
-def _replicates(episodes: Sequence[QueryScores], resamples: int, seed: int) -> tuple[Array, float, int]:
-    """Mean AUC of each resample that has one, mean AUC as measured, number of lesions."""
+def _names(episodes: Sequence[QueryScores]) -> Array:
+    """The lesions of all query images, in order."""
+    names: Array = np.unique(np.concatenate([np.empty(0, int), *(episode.groups for episode in episodes)]))
+    return names
+
+
+def _replicates(episodes: Sequence[QueryScores], names: Array, resamples: int, seed: int) -> tuple[Array, float]:
+    """Mean AUC of each resample of the lesions `names`, NaN where none is left, and mean AUC as measured."""
     if not episodes or resamples < 1:
         raise ValueError(f"the bootstrap needs episodes and resamples; got {len(episodes)} and {resamples}")
-    names, numbers = np.unique(np.concatenate([episode.groups for episode in episodes]), return_inverse=True)
     lesions = len(names)
     times = np.random.default_rng(seed).multinomial(lesions, np.full(lesions, 1 / lesions), size=resamples)
     # The last column counts every lesion once: the mean as measured.
     weights = np.ascontiguousarray(np.vstack([times, np.ones(lesions)]).T)
     areas, defined = np.zeros(resamples + 1), np.zeros(resamples + 1)
-    start = 0
     for episode in episodes:
-        of_images = weights[numbers[start : start + len(episode.groups)]]
-        start += len(episode.groups)
+        of_images = weights[np.searchsorted(names, episode.groups)]
         area = weighted_aucs(episode.scores, episode.labels, of_images)
         areas += np.nan_to_num(area)
         defined += ~np.isnan(area)
-    kept = defined[:-1] > 0
-    empty = resamples - int(kept.sum())
+    empty = int((defined[:-1] == 0).sum())
     if empty > resamples / 20:
         raise ValueError(
             f"{lesions} lesions are too few to resample: {empty} of {resamples} resamples leave no episode with images "
             "of both classes, and at most 1 in 20 may; give more query lesions, or use interval(), over episodes"
         )
-    return areas[:-1][kept] / defined[:-1][kept], float(areas[-1] / defined[-1]), lesions
+    means = np.divide(areas, defined, out=np.full(resamples + 1, np.nan), where=defined > 0)
+    return means[:-1], float(means[-1])
 
 
 def _percentiles(replicates: Array, mean: float, n: int, kind: str, level: float) -> Interval:
     _check_level(level)
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high), n, kind, level)
 
 

@@ -55,9 +55,10 @@ def _differences(part: Part, protocol: str) -> Section | None:
                 unlike.append(line.label)
             continue
         for shot in part.shots:
-            pairs = _pairs(line.at(shot, protocol), daml.at(shot, protocol))
+            there = line.at(shot, protocol)
+            pairs = _pairs(there, daml.at(shot, protocol))
             same = [(first, second) for first, second in pairs if same_episodes(first, second)]
-            if len(same) < len(pairs):
+            if there and (not same or len(same) < len(pairs)):
                 unlike.append(f"{line.label} at k = {shot}")
             if same and _count(same) >= 2:
                 ours, theirs = (_mean(one, _count(same)) for one in zip(*same, strict=True))
@@ -74,6 +75,7 @@ def _differences(part: Part, protocol: str) -> Section | None:
                 line.label,
                 str(shot),
                 points(100 * result.mean),
+                ", ".join(str(second.seed) for _, second in pairs),
                 ", ".join(points(100 * value) for value in _each_seed(pairs)) if seeds else NONE,
                 interval_text(seeds.interval if seeds else None),
                 _p(seeds.p_value) if seeds else NONE,
@@ -88,6 +90,7 @@ def _differences(part: Part, protocol: str) -> Section | None:
         "Method",
         "k",
         "Difference",
+        "training seeds",
         "each seed",
         "95 % over seeds",
         "p over seeds",
@@ -102,22 +105,23 @@ def _differences(part: Part, protocol: str) -> Section | None:
     daml_name = "DAML" if several else next(iter(damls))
     tests = sum(result is not None for result in of_seeds)
     shorter = dict.fromkeys(line.label for line, _, pairs, _ in found if _count(pairs) < EPISODES)
+    lesions_words = f"The interval over {part.group}s, of the first seed, asks for other {part.group}s to be judged."
     text = f"""
-    Mean AUC of each method minus that of {daml_name}, in points, on the same episodes of the {protocol} protocol, with the same
-    training seeds: below 0, {daml_name} is better. p is of the paired t test.
+    Mean AUC of each method minus that of {daml_name}, in points, on the same episodes of the {protocol} protocol and of the
+    training seeds that both have; what trains nothing is the same in all of them. Below 0, {daml_name} is better. p is of the
+    paired t test.
     {f"Of {', '.join(sorted(damls))} each line is compared with the one of its own settings." if several else ""}
 
     Which method is better is asked of the training seeds: each seed gives one difference, and two seeds or more an interval
     and a p. {f"Holm's correction counts these tests of the table: {tests}." if tests else ""} With one seed there is none:
     trained again, the order may turn.
 
-    {f"The interval over {part.group}s, of the first seed, asks for other patients." if any(over_lesions) else ""} The interval
-    over episodes, seeds averaged first, and p with it, only ask whether these very networks would differ on other episodes drawn
-    from the same {part.group}s.
+    {lesions_words if any(over_lesions) else ""} The interval over episodes, seeds averaged first, and p with it, only ask whether
+    these very networks would differ on other episodes drawn from the same {part.group}s.
 
     {f"Only the first episodes, those that both methods have, count for {'; '.join(shorter)}." if shorter else ""}
 
-    {f"Left out, since the episodes or the settings are not those of any DAML here: {'; '.join(unlike)}." if unlike else ""}
+    {f"Left out, since no DAML here has the same k, training seed, episodes and settings: {'; '.join(unlike)}." if unlike else ""}
     """
     caption = f"Difference to {daml_name}. {part.name}; points of AUC, {protocol} protocol"
     return Section(f"Differences to DAML, {protocol} protocol ({part.name})", text, table=saying(caption, header, rows))
@@ -126,11 +130,17 @@ def _differences(part: Part, protocol: str) -> Section | None:
 def _ranks(part: Part) -> Section | None:
     """By the protocol by which more methods have all their episodes, `full` if it is the same."""
     asked = [(protocol, *_whole(part, protocol)) for protocol in ("full", "paper")]
-    asked = [(protocol, whole, seeds) for protocol, whole, seeds in asked if len(whole) > 1 and seeds]
+    asked = [(protocol, whole, seeds) for protocol, whole, seeds in asked if len(whole) > 1]
     if not asked:
         return None
-    protocol, whole, seeds = max(asked, key=lambda found: len(found[1]))
-    matrix = np.array([_mean([each for each in found if each.seed in seeds], EPISODES) for _, found in whole]).T
+    protocol, whole, seeds = max(asked, key=lambda found: (bool(found[2]), len(found[1])))
+    heading = f"Ranks over episodes, {protocol} protocol, k = {RANKED_AT} ({part.name})"
+    if not seeds:
+        return Section(
+            heading, f"Not drawn: no training seed is common to {'; '.join(line.label for line, _ in whole)}."
+        )
+    of_seeds = [[each for each in found if each.seed in seeds or each.of_every_seed] for _, found in whole]
+    matrix = np.array([_mean(found, EPISODES) for found in of_seeds]).T
     ranks, distance = average_ranks(matrix)
     ranked = [line for line, _ in whole]
     left = [line.label for line in part.lines if line not in ranked and line.at(RANKED_AT, protocol)]
@@ -139,13 +149,13 @@ def _ranks(part: Part) -> Section | None:
     In each of the {EPISODES} episodes the methods are ranked by AUC. Methods whose mean ranks lie further apart than Nemenyi's
     critical difference can be told apart at the 5 % level (Demšar 2006). That test takes the episodes for independent; they
     share their {part.group}s, so it finds differences more readily than other patients would. Only methods with all {EPISODES}
-    episodes are ranked, by {named}.{f" Not ranked: {'; '.join(left)}." if left else ""}
+    episodes, the same ones, are ranked, by {named}.{f" Not ranked: {'; '.join(left)}." if left else ""}
     """
     words = f"{part.name}, {protocol} protocol, k = {RANKED_AT}, {named}."
     caption = f"{words} Bars on the right join methods that cannot be told apart."
     places = {line.label: float(rank) for line, rank in zip(ranked, ranks, strict=True)}
     drawn: Figure = critical_difference(places, distance, EPISODES, caption)
-    return Section(f"Ranks over episodes, {protocol} protocol, k = {RANKED_AT} ({part.name})", text, [drawn])
+    return Section(heading, text, [drawn])
 
 
 def _whole(part: Part, protocol: str) -> tuple[list[tuple[Line, list[Evaluation]]], set[int]]:
@@ -155,11 +165,13 @@ def _whole(part: Part, protocol: str) -> tuple[list[tuple[Line, list[Evaluation]
     ]
     found = [(line, evaluations) for line, evaluations in found if evaluations]
     found = [(line, evaluations) for line, evaluations in found if same_episodes(found[0][1][0], evaluations[0])]
-    seeds = [{each.seed for each in evaluations} for _, evaluations in found]
+    seeds = [{each.seed for each in evaluations} for _, evaluations in found if not evaluations[0].of_every_seed]
     return found, set.intersection(*seeds) if seeds else set()
 
 
 def _pairs(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> Pairs:
+    if first and first[0].of_every_seed:
+        return [(first[0], each) for each in second]
     seeds = {each.seed: each for each in second}
     return [(each, seeds[each.seed]) for each in first if each.seed in seeds]
 

@@ -182,7 +182,7 @@ def _detail(part: Part, name: str, lines: Sequence[Labelled], shot: int, digits:
         drawn.append(tuple(cells))
     seed, full = ", ".join(map(str, sorted(first))), any(line.at(shot, "full") for _, line, _ in lines)
     groups = f"""The interval over {part.group}s ({", ".join(map(str, sorted(over)))} of them) is of training seed {seed} alone
-    and says what other patients might give, not what another training would."""
+    and says what other {part.group}s to be judged might give: not what others to learn from, nor another training, would."""
     text = f"""
     The mean is over training seeds, where several were run, and then its interval is over them: what another training would
     give. With one seed it is over draws of {RUNS} runs or over episodes, and says nothing of that. {groups if over else ""}
