@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_results import write_evaluation
 from PIL import Image
 
 from rareshot.checkpoint import last_training_state, load_learner, state_hash
@@ -176,6 +177,25 @@ def test_compare_pairs_two_runs(
         assert main([*command, "--out", str(tmp_path / name), *more, *rare]) == 0
     assert main(["compare", str(tmp_path / "trained"), str(tmp_path / "other")]) == 0
     assert "paper-2way-5shot" in capsys.readouterr().out
+
+
+def test_compare_says_who_sees_the_other_query_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0)
+    write_evaluation(tmp_path / "2", "maml-transductive", 2.0, inductive=False)
+    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2")]) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Only the second sees the other query images" in told
+
+
+def test_compare_refuses_other_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0)
+    write_evaluation(tmp_path / "2", "daml", 1.0, classes=("c", "b", "a"))
+    for file in tmp_path.glob("*/*.jsonl"):
+        lines = file.read_text().splitlines()
+        header = {**json.loads(lines[0]), "data": {"name": "x", "rare": [], "fingerprint": "x"}}
+        file.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2")]) == 2
+    assert "did not meet the same episodes" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,15 @@ def compare(args: Sequence[str]) -> None:
                     f"{name}: the two differ in {key} ({headers[0][key]} and {headers[1][key]}), so nothing pairs"
                 )
         count = min(map(len, results))
+        met = [[(each.episode, each.site, each.classes) for each in one[:count]] for one in results]
+        if met[0] != met[1]:
+            raise ValueError(f"{name}: the two did not meet the same episodes in one order, so nothing pairs")
         values = [[each.metrics[options.metric] for each in one[:count]] for one in results]
         means = [f"{sum(one) / count:.4f}" for one in values]
         text = str(paired(values[0], values[1], kind="over episodes"))
+        if headers[0]["inductive"] != headers[1]["inductive"]:
+            seen = "first" if headers[1]["inductive"] else "second"
+            text += f"\nOnly the {seen} sees the other query images beside the one that it answers."
         queries = [read_queries(where[name])[:count] for where in found]
         if options.metric == "auc" and headers[0]["way"] == 2 and headers[0]["protocol"] != "site" and all(queries):
             text += f"\n{bootstrap_pairs_over_groups(query_scores(queries[0]), query_scores(queries[1]))}"
