@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -194,8 +195,62 @@ def test_compare_refuses_other_episodes(tmp_path: Path, capsys: pytest.CaptureFi
         lines = file.read_text().splitlines()
         header = {**json.loads(lines[0]), "data": {"name": "x", "rare": [], "fingerprint": "x"}}
         file.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+        file.with_suffix(".summary.json").unlink(missing_ok=True)
     assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2")]) == 2
     assert "did not meet the same episodes" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (lambda lines: lines[:1], "nothing to compare"),
+        (lambda lines: lines[:2], "needs 2 episodes of both; there is 1"),
+        (lambda lines: ["{}", *lines[1:]], "its first line does not say of what it is"),
+        (lambda lines: [lines[0], lines[1].replace('"auc": ', '"auc": 7'), *lines[2:]], "line 2, is not an episode"),
+        (lambda lines: [lines[0], "[" * 100_000, *lines[2:]], "line 2, is damaged"),
+    ],
+)
+def test_compare_refuses_lines_that_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: Callable[[list[str]], list[str]], told: str
+) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0)
+    file = write_evaluation(tmp_path / "2", "daml", 1.0)
+    file.with_suffix(".summary.json").unlink()
+    file.write_text("\n".join(lines(file.read_text().splitlines())) + "\n")
+    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2")]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("text", ["[3]\n", '{"scores": [1]}\n', "x\n"])
+def test_compare_names_answers_that_are_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0)
+    file = write_evaluation(tmp_path / "2", "daml", 1.0).with_suffix(".queries.jsonl")
+    file.write_text(text)
+    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2")]) == 2
+    assert f"{file} is damaged" in capsys.readouterr().err
+
+
+def test_compare_speaks_of_networks_and_not_of_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("[/1]", "[bold]2"):  # as they are, not as markup
+        write_evaluation(tmp_path / name, "maml", 1.0)
+    assert main(["compare", str(tmp_path / "[/1]"), str(tmp_path / "[bold]2")]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "[/1]" in told
+    assert "[bold]2" in told
+    assert "trained again, the order may turn" in told
+
+
+def test_a_report_writes_over_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_evaluation(tmp_path / "results", "maml", 1.0)
+    page, notes = tmp_path / "report.html", tmp_path / "report.md"
+    notes.write_text("# My own\n")
+    assert main(["report", str(tmp_path / "results"), "--out", str(page)]) == 2
+    assert f"{notes} is there already and is no report" in capsys.readouterr().err
+    assert notes.read_text() == "# My own\n"
+    assert not page.exists()
+    notes.unlink()
+    for _ in range(2):  # its own it draws anew
+        assert main(["report", str(tmp_path / "results"), "--out", str(page)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -216,6 +271,12 @@ def test_compare_refuses_other_episodes(tmp_path: Path, capsys: pytest.CaptureFi
         (["evaluate", "RUN", "--data", "DATA", "--by-image"], "by_image belongs to the paper protocol"),
         (["evaluate", "RUN", "--data", "DATA", "--shot", "1000"], "each class needs shot"),
         (["evaluate", "RUN", "--data", "DATA", "--episodes", "0"], "episodes=0"),
+        (["evaluate", "RUN", "--data", "DATA", "--shot", "0"], "shot=0"),
+        (["evaluate", "RUN", "--data", "DATA", "--test-steps", "0"], "test_steps=0"),
+        (
+            ["evaluate", "RUN", "--data", "DATA", "--episodes", "1", "--out", "RUN/run.json"],
+            "is a file where a folder is",
+        ),
         (["compare", "RUN", "OUT"], "is not a folder"),
         (["compare", "RUN", "RUN", "--metric", "f1"], "f1 is not measured"),
     ],
@@ -229,7 +290,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
     rare: tuple[str, ...],
 ) -> None:
-    places = {"DATA": str(made), "RUN": str(run), "OUT": str(tmp_path / "out")}
+    places = {"DATA": str(made), "RUN": str(run), "RUN/run.json": f"{run}/run.json", "OUT": str(tmp_path / "out")}
     words = [places.get(word, word) for word in args]
     words += [*rare, "--size", "28"] if args[0] == "fit" and len(args) > 2 else []
     words += rare if args[0] == "evaluate" else ()

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from made_results import write_evaluation, write_log
 
-from rareshot.gathered import gather, same_episodes
+from rareshot.evaluated import same_episodes
+from rareshot.gathered import gather
 
 
 def _edit(file: Path, number: int, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -111,6 +112,27 @@ def test_summary_that_disagrees_is_refused(tmp_path: Path, change: Callable[[dic
     with pytest.raises(
         ValueError, match=f"{re.escape(str(file))} is not a summary of paper-2way-5shot.jsonl; remove it"
     ):
+        gather(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"low": None},
+        {"low": "x"},
+        {"low": -1e308},
+        {"high": float("nan")},
+        {"low": 0.99, "high": 0.9},
+        {"n": "many"},
+        {"kind": 5},
+    ],
+)
+def test_an_interval_that_cannot_be_drawn_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = write_evaluation(tmp_path, "maml", 1.0).with_suffix(".summary.json")
+    summary = json.loads(file.read_text())
+    summary["auc_over_lesions"].update(change)
+    file.write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=f"{re.escape(str(file))} is damaged"):
         gather(tmp_path)
 
 

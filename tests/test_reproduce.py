@@ -1,5 +1,6 @@
 """`rareshot reproduce`, end to end on made data: the table it prints, its stop, and the user's mistakes."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -51,17 +52,35 @@ def test_the_table_stands_beside_the_papers_figures(
     assert "99.99" not in out  # daml was not asked for
 
 
-def test_a_table_is_printed_from_summaries_alone(
+def test_a_cell_without_its_raw_lines_is_evaluated_again(
     cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ("tiny", "--data", "made", "--seeds", "1", "--rows", "untrained")
     assert cli(*asked) == 0
     first = capsys.readouterr().out
-    for file in tmp_path.rglob("*.jsonl"):
+    files = [file for file in tmp_path.rglob("*.jsonl") if not file.name.endswith(".queries.jsonl")]
+    for file in files:
         file.unlink()
     assert cli(*asked) == 0
     assert capsys.readouterr().out == first
-    assert not list(tmp_path.rglob("*.jsonl"))
+    assert all(file.is_file() for file in files)
+
+
+def test_a_line_that_is_none_is_refused_by_name(
+    cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("tiny", "--data", "made", "--seeds", "1", "--rows", "untrained")
+    assert cli(*asked) == 0
+    file = next(file for file in tmp_path.rglob("*.jsonl") if not file.name.endswith(".queries.jsonl"))
+    lines = file.read_text().splitlines()
+    wrong = json.loads(lines[1])
+    wrong["metrics"]["auc"] = 7
+    file.write_text("\n".join([lines[0], json.dumps(wrong), *lines[2:]]) + "\n")
+    capsys.readouterr()
+    assert cli(*asked) == 2
+    told = capsys.readouterr().err
+    assert f"{file}, line 2, is not an episode" in told
+    assert "move the file away" in told
 
 
 def test_a_smoke_run_says_so_and_stands_beside_nothing(

@@ -74,7 +74,7 @@ def test_lines_without_their_answers_are_read_and_not_written(
         ValueError, match=r"has 4 episodes, and .*queries\.jsonl has not .* 3 episodes cannot be summed up"
     ):
         judged(tmp_path, learner, plans[:3])
-    with pytest.raises(ValueError, match="holds results of another run, data set or seed"):
+    with pytest.raises(ValueError, match=r"holds results of something else: its run\.seed is not"):
         judged(tmp_path, learner, plans, seed=1)
     (tmp_path / f"{NAME}.summary.json").unlink()
     with pytest.raises(ValueError, match="4 episodes cannot be summed up"):

@@ -11,17 +11,14 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from rareshot import statistics
-from rareshot.statistics import (
-    Interval,
+from rareshot.lesion_bootstrap import (
     QueryScores,
-    average_ranks,
     bootstrap_apart_over_groups,
     bootstrap_over_groups,
     bootstrap_pairs_over_groups,
-    interval,
-    paired,
     weighted_aucs,
 )
+from rareshot.statistics import Interval, average_ranks, interval, paired
 
 
 def made_episodes(count=4, lesions=12, images=20, seed=0, shift=1.0):

@@ -56,6 +56,35 @@ def test_a_prepared_set_is_not_decoded_again(data: Path, monkeypatch: pytest.Mon
     assert not (data / ".rareshot" / "12" / "chunks").exists()
 
 
+def test_the_rare_classes_are_those_asked_for_whatever_another_process_asks(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(data, 12, rare=("wart",))
+    ours = room.prepare
+
+    def and_then_another(*args: object, **kwargs: object) -> Path:
+        folder = ours(*args, **kwargs)
+        return ours(data, 12, rare=("scar",)) if kwargs["rare"] == ("mole",) else folder
+
+    monkeypatch.setattr(room, "prepare", and_then_another)
+    images = load(data, 12, rare=("mole",))
+    assert (images.card.rare, set(images.card.common)) == (("mole",), {"scar", "wart"})
+
+
+def test_a_store_that_is_being_written_is_waited_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(data, 12)
+    opened = room.open_store
+    times = iter([ValueError("table.json: was changed since the store was made"), None])
+
+    def at_last(folder: Path) -> object:
+        if error := next(times):
+            raise error
+        return opened(folder)
+
+    monkeypatch.setattr(room, "open_store", at_last)
+    assert load(data, 12).fingerprint() == first.fingerprint()
+
+
 def test_a_new_table_renews_labels_without_decoding(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(data, 12)
     monkeypatch.setattr(room, "decode", None)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from rareshot.checkpoint import (
     write_atomically,
     write_run,
 )
+from rareshot.evaluated import Evaluation, SummaryError, read_evaluation
 from rareshot.evaluation import Protocol
 from rareshot.experiments import Cell, Row
 from rareshot.locks import HeldElsewhereError, alone
@@ -224,9 +226,13 @@ def _taken(setting: Setting, name: str, run: Run) -> Iterator[tuple[Run, Trainin
 
 
 def found(setting: Setting, row: Row, shot: int, protocol: Protocol, seeds: int) -> Interval | None:
-    """AUC of a row at one k from the summaries on disk: over training seeds if there are several; None if there is none."""
-    kept = [_summary(setting, Cell(row, shot, seed), protocol) for seed in range(seeds)]
-    cells = [Interval(**summary["metrics"]["auc"]) for summary in kept if summary]
+    """AUC of a row at one k from what is done: over training seeds if there are several; None if there is none.
+
+    Raises:
+        ValueError: if raw lines are damaged.
+    """
+    kept = [_kept(setting, Cell(row, shot, seed), protocol) for seed in range(seeds)]
+    cells = [Interval(**each.summary["metrics"]["auc"]) for each in kept if each and "metrics" in each.summary]
     if len(cells) < 2:
         return cells[0] if cells else None
     return interval([cell.mean for cell in cells], "over training seeds")
@@ -247,34 +253,49 @@ def _evaluate(setting: Setting, cell: Cell, protocol: Protocol, learner: Learner
 
 
 def _is_done(setting: Setting, cell: Cell, protocol: Protocol) -> bool:
-    """Does a summary of just this evaluation lie there?"""
+    """Do raw lines of just this evaluation lie there, with their summary?
+
+    Raises:
+        ValueError: if the lines are damaged, or of something else.
+    """
     header: Mapping[str, Any] = json.loads(json.dumps(setting.header(cell, protocol)))
-    lines = setting.cell_folder(cell) / f"{setting.evaluation_name(protocol, cell.shot)}.jsonl"
-    summary = _summary(setting, cell, protocol)
-    there = summary or _first_line(lines)
+    lines = _lines(setting, cell, protocol)
+    there = _first_line(lines)
     differing = [key for key, value in header.items() if there and there.get(key) != value]
     if differing:
         raise ValueError(
             f"{lines} holds results of something else: its {', '.join(differing)} is not that of {cell.name} now; "
             f"move it away, or choose another --out"
         )
-    return summary is not None and summary.get("first_episodes") == setting.count(cell.row, protocol)
+    kept = _kept(setting, cell, protocol)
+    return kept is not None and kept.summary.get("first_episodes") == setting.count(cell.row, protocol)
 
 
-def _summary(setting: Setting, cell: Cell, protocol: Protocol) -> dict[str, Any] | None:
-    """A summary, or None where there is none or it is damaged: it can be drawn again from the lines."""
-    file = setting.cell_folder(cell) / f"{setting.evaluation_name(protocol, cell.shot)}.summary.json"
-    with suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        summary: dict[str, Any] = json.loads(file.read_bytes())
-        return summary
+def _kept(setting: Setting, cell: Cell, protocol: Protocol) -> Evaluation | None:
+    """What was evaluated and summed up; None where a summary is missing or damaged: it can be drawn again from the lines."""
+    lines = _lines(setting, cell, protocol)
+    stamps = [file.stat().st_mtime_ns if file.is_file() else 0 for file in (lines, lines.with_suffix(".summary.json"))]
+    with suppress(SummaryError):
+        kept = _read(lines, *stamps) if all(stamps) else None
+        return kept if kept and kept.summary else None
     return None
+
+
+@lru_cache(maxsize=1024)
+def _read(lines: Path, written: int, summed_up: int) -> Evaluation | None:
+    """Once for each time that the lines or their summary were written: who waits for others looks again and again."""
+    return read_evaluation(lines)
+
+
+def _lines(setting: Setting, cell: Cell, protocol: Protocol) -> Path:
+    return setting.cell_folder(cell) / f"{setting.evaluation_name(protocol, cell.shot)}.jsonl"
 
 
 def _first_line(file: Path) -> dict[str, Any]:
     """The header of raw lines; empty where there is none that is whole."""
     with suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError), file.open() as lines:
-        header: dict[str, Any] = json.loads(next(lines, "{}"))
-        return header
+        header = json.loads(next(lines, "{}"))
+        return dict(header) if isinstance(header, dict) else {}
     return {}
 
 

@@ -62,9 +62,18 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left
         return 0
     except (ValueError, OSError) as error:
-        print(f"rareshot: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"rareshot: {_told(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _told(error: ValueError | OSError) -> str:
+    """On one line; what the system says of a file without its number."""
+    if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
+        return f"{error.filename} is a file where a folder is needed; move it away, or choose another --out"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
 
 
 def _command(name: str) -> Callable[[Sequence[str]], None]:

@@ -17,6 +17,7 @@ from rareshot.checkpoint import state_hash, write_atomically
 from rareshot.data.augment import affine
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import RUNS, Plan, plan
+from rareshot.gathered import read_fine_tuning
 from rareshot.methods.finetune import FineTuned, finetune
 from rareshot.methods.supervised import SupervisedLearner
 from rareshot.metrics import auc
@@ -121,7 +122,7 @@ def read_curves(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     try:
-        lines = [dict(json.loads(line)) for line in file.read_text().splitlines()]
+        lines = [dict(line) for line in read_fine_tuning(file)]
         if any("scale" not in line and "row" in line for line in lines):
             raise ValueError("of an earlier version, which did not write down scale, data and learner")
         return [line for line in lines if all(line[name] for name in ("row", "scale", "data", "learner", "shot"))]

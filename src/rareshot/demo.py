@@ -15,10 +15,11 @@ from rareshot.checkpoint import versions, write_atomically
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import synthetic
 from rareshot.evaluation import Plan, Protocol, Query, RunResult, by_pair, evaluate, plan, query_scores
+from rareshot.lesion_bootstrap import bootstrap_over_groups
 from rareshot.losses import DifficultyAware
 from rareshot.methods.maml import MAML
 from rareshot.report import Figure, Section, Table, page
-from rareshot.statistics import Interval, Paired, bootstrap_over_groups, interval, paired
+from rareshot.statistics import Interval, Paired, interval, paired
 from rareshot.types import Learner, Progress
 
 ObserveStage = Callable[[str, int, int], None]

@@ -70,20 +70,22 @@ def dots(
 
     Args:
         rows: names that stand beside the marks, one under the other → series → mean with interval.
-        series: in the order of the legend.
+        series: in the order of the legend; a name has the same colour in two pictures that are given the same list.
         alt: what is shown; the means are added to it.
     """
     labels = [" –\n".join(wrapped(name) for name in pair) for pair in rows]
     step = 0.16
-    pitch = max(step * len(series) + 0.2, 0.16 * max(label.count("\n") + 1 for label in labels) + 0.1)
+    drawn = [(number, name) for number, name in enumerate(series) if any(name in cells for cells in rows.values())]
+    pitch = max(step * len(drawn) + 0.2, 0.16 * max(label.count("\n") + 1 for label in labels) + 0.1)
     figure = mpl.Figure(figsize=(WIDTH, 1.1 + pitch * len(rows)), layout="constrained")
     axes = figure.subplots()
     lowest = 0.5
-    for number, name in enumerate(series):
-        places = [row * pitch + number * step for row, cells in enumerate(rows.values()) if name in cells]
+    for at, (number, name) in enumerate(drawn):
+        places = [row * pitch + at * step for row, cells in enumerate(rows.values()) if name in cells]
         found = [cells[name] for cells in rows.values() if name in cells]
         means = np.array([cell.mean for cell in found])
         halves = np.nan_to_num(np.array([[c.mean - c.low, c.high - c.mean] for c in found]).reshape(-1, 2).T)
+        halves = halves.clip(0)  # percentiles of few lesions may leave the mean out
         lowest = min([lowest, *(means - halves[0])])
         colour = COLOURS[number % len(COLOURS)]
         axes.errorbar(
@@ -94,7 +96,7 @@ def dots(
             axes.annotate(
                 f"{mean:.2f}", (high, place), (4, 0), textcoords="offset points", va="center", size=8, color=colour
             )
-    middles = [row * pitch + step * (len(series) - 1) / 2 for row in range(len(rows))]
+    middles = [row * pitch + step * (len(drawn) - 1) / 2 for row in range(len(rows))]
     axes.set_yticks(middles, labels, color=INK)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(middles[-1] + pitch / 2, middles[0] - pitch / 2)

@@ -21,8 +21,9 @@ import torch
 
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
+from rareshot.lesion_bootstrap import QueryScores
 from rareshot.metrics import all_metrics, ranking
-from rareshot.statistics import Interval, QueryScores, interval
+from rareshot.statistics import Interval, interval
 from rareshot.types import Learner
 
 Protocol = Literal["paper", "full", "site"]

@@ -93,6 +93,10 @@ class Table:
                     f"table {self.key}: {row.key} has figures for k = {sorted(row.paper)}, not {self.shots}"
                 )
 
+    def is_about(self, trained_on: str) -> bool:
+        """May the paper's figures be of what was trained on this data set? Table 3 has two readings: Dermofit, or ISIC."""
+        return trained_on in (self.data, Table.data)
+
 
 def _k135(one: float, three: float, five: float) -> dict[int, float]:
     return {1: one, 3: three, 5: five}

@@ -7,7 +7,7 @@ RUN/<evaluation>.summary.json     the header again, with means and intervals
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -31,8 +31,8 @@ from rareshot.evaluation import (
     query_scores,
     result_of,
 )
+from rareshot.lesion_bootstrap import bootstrap_apart_over_groups, bootstrap_over_groups
 from rareshot.locks import HeldElsewhereError, hold
-from rareshot.statistics import bootstrap_apart_over_groups, bootstrap_over_groups
 from rareshot.types import Learner
 
 ObserveEpisode = Callable[[int, float], None]
@@ -180,19 +180,6 @@ def evaluations(folder: Path) -> dict[str, Path]:
     return {file.stem: file for file in folder.glob("*-*way-*shot*.jsonl") if not file.name.endswith(".queries.jsonl")}
 
 
-def read_lines(file: Path) -> tuple[dict[str, Any], list[RunResult]]:
-    """Header and results of a file of raw lines.
-
-    Raises:
-        ValueError: if it is damaged.
-    """
-    try:
-        header, *lines = map(json.loads, file.read_text().splitlines())
-        return dict(header), [result_of(line) for line in lines]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is damaged ({error}); evaluate again") from error
-
-
 def read_queries(file: Path) -> list[Query]:
     """What was said of the query images of a file of raw lines; empty where that was not kept."""
     scores = file.with_suffix(".queries.jsonl")
@@ -206,9 +193,11 @@ def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list
         if not written:
             return []
         before = json.loads(written[0])
-        if {key: before.get(key) for key in header} != json.loads(json.dumps(header)):
+        differing = list(_differing(before, json.loads(json.dumps(header))))
+        if differing:
             raise ValueError(
-                f"{lines} holds results of another run, data set or seed; move it away, or choose another --out"
+                f"{lines} holds results of something else: its {', '.join(differing)} is not what is asked for now; move it "
+                f"away, or choose another --out"
             )
         results = [result_of(json.loads(line)) for line in written[1:]]
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
@@ -219,7 +208,23 @@ def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list
                 f"{lines}, line {number}, is of episode {result.episode} and not of {plan.episode}; move the file away and "
                 "evaluate again"
             )
+        if not (
+            all(isinstance(each, int | float) for each in result.metrics.values()) and 0 <= result.metrics["auc"] <= 1
+        ):
+            raise ValueError(
+                f"{lines}, line {number}, has figures that are none; move the file away and evaluate again"
+            )
     return results
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the fields that are not as before, those of the run and its method by themselves."""
+    for name, value in now.items():
+        old = before.get(name)
+        if isinstance(value, dict) and isinstance(old, dict) and name in ("run", "method"):
+            yield from (f"{name}.{inner}" for inner in _differing(old, value))
+        elif old != value:
+            yield name
 
 
 def _queries(scores: Path) -> list[Query]:

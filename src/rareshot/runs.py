@@ -91,7 +91,10 @@ def _trim_log(file: Path, iteration: int) -> None:
     Those of a start that was given up before that state was reached, as when it is another run's warm-up, would leave a gap.
     """
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
+    try:
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error}); move it away, and training goes on with a new one") from error
     if kept and json.loads(kept[-1])["iteration"] != iteration:
         kept = []
     write_atomically(file, "".join(kept).encode())

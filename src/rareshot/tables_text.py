@@ -1,5 +1,6 @@
 """Tables as Markdown and as LaTeX, escaped, for papers and READMEs (not in the paper)."""
 
+import re
 from collections.abc import Sequence
 
 from rareshot.report import Table
@@ -26,6 +27,9 @@ LATEX = {
 }
 
 
+PAPERS = re.compile(r"^(Table \d+):")
+
+
 def markdown(title: str, tables: Sequence[Table]) -> str:
     """All tables under one heading, each below its caption."""
     blocks = [f"# {as_markdown(title)}"]
@@ -38,16 +42,20 @@ def markdown(title: str, tables: Sequence[Table]) -> str:
 
 
 def latex(title: str, tables: Sequence[Table]) -> str:
-    """A `table` environment for each, to be read with `\\input`; needs the packages booktabs and graphicx."""
+    """A `table` environment for each, to be read with `\\input`; needs the packages booktabs and graphicx.
+
+    LaTeX numbers them by itself, so that "Table 1: …" becomes "Table 1 of the paper: …".
+    """
     blocks = [f"% {' '.join(title.split())}\n% \\usepackage{{booktabs,graphicx}}"]
     for table in tables:
+        caption = PAPERS.sub(r"\1 of the paper:", table.caption)
         rows = [" & ".join(map(_latex, line)) + r" \\" for line in table.rows]
         blocks.append(
             "\n".join(
                 [
                     r"\begin{table}",
                     r"\centering",
-                    rf"\caption{{{_latex(table.caption)}}}",
+                    rf"\caption{{{_latex(caption)}}}",
                     r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
                     rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
                     r"\toprule",

@@ -1,6 +1,6 @@
-"""`rareshot compare RUN RUN`: is one learner better than another beyond noise?"""
+"""`rareshot compare RUN RUN`: is one trained learner better than another beyond noise?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,16 @@ from rich.table import Table
 
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE
-from rareshot.evaluation import METRICS, query_scores
-from rareshot.results import evaluations, read_lines, read_queries
-from rareshot.statistics import bootstrap_pairs_over_groups, paired
+from rareshot.evaluated import EPISODES, Evaluation, read_evaluation, same_episodes, scores_of
+from rareshot.evaluation import METRICS
+from rareshot.lesion_bootstrap import bootstrap_pairs_over_groups
+from rareshot.results import evaluations
+from rareshot.statistics import paired
 
-SAME = ("protocol", "way", "shot", "seed", "by_image", "episodes", "data")
+SEEDS = (
+    "This says whether these two trained networks differ on these lesions. Which method is better is asked of several training "
+    "seeds (`fit --seed`): trained again, the order may turn."
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Compare:
     """Compare two evaluated runs episode by episode, on every evaluation that both have.
 
     Both met the same episodes, so the differences are paired: mean, interval, p-value, and how many episodes it would take
-    to settle it.
+    to settle it. That is said of two trained networks; of two methods only several training seeds speak.
 
     Example: rareshot compare runs/daml runs/maml
     """
@@ -39,7 +44,7 @@ def compare(args: Sequence[str]) -> None:
     options = parse(Compare, args, "rareshot compare")
     if options.metric not in METRICS:
         raise ValueError(f"--metric {options.metric} is not measured; choose from {', '.join(METRICS)}")
-    found = [evaluations(options.first), evaluations(options.second)]
+    found = [_read(options.first), _read(options.second)]
     both = sorted(found[0].keys() & found[1].keys())
     if not both:
         raise ValueError(
@@ -50,28 +55,37 @@ def compare(args: Sequence[str]) -> None:
     for column in ("evaluation", "first", "second", "difference and what it means"):
         table.add_column(column)
     for name in both:
-        headers, results = zip(*(read_lines(where[name]) for where in found), strict=True)
-        for key in SAME:
-            if headers[0][key] != headers[1][key]:
+        one, other = (where[name] for where in found)
+        for key in EPISODES:
+            if one.header.get(key) != other.header.get(key):
                 raise ValueError(
-                    f"{name}: the two differ in {key} ({headers[0][key]} and {headers[1][key]}), so nothing pairs"
+                    f"{name}: the two differ in {key} ({one.header.get(key)} and {other.header.get(key)}), so nothing pairs"
                 )
-        count = min(map(len, results))
-        met = [[(each.episode, each.site, each.classes) for each in one[:count]] for one in results]
-        if met[0] != met[1]:
+        if not same_episodes(one, other):
             raise ValueError(f"{name}: the two did not meet the same episodes in one order, so nothing pairs")
-        values = [[each.metrics[options.metric] for each in one[:count]] for one in results]
-        means = [f"{sum(one) / count:.4f}" for one in values]
+        count = min(len(one.results), len(other.results))
+        if count < 2:
+            raise ValueError(f"{name}: a comparison needs 2 episodes of both; there is {count} so far: evaluate more")
+        values = [[result.metrics[options.metric] for result in each.results[:count]] for each in (one, other)]
+        means = [f"{sum(each) / count:.4f}" for each in values]
         text = str(paired(values[0], values[1], kind="over episodes"))
-        if headers[0]["inductive"] != headers[1]["inductive"]:
-            seen = "first" if headers[1]["inductive"] else "second"
+        if one.inductive != other.inductive:
+            seen = "first" if other.inductive else "second"
             text += f"\nOnly the {seen} sees the other query images beside the one that it answers."
-        queries = [read_queries(where[name])[:count] for where in found]
-        if options.metric == "auc" and headers[0]["way"] == 2 and headers[0]["protocol"] != "site" and all(queries):
-            text += f"\n{bootstrap_pairs_over_groups(query_scores(queries[0]), query_scores(queries[1]))}"
+        if options.metric == "auc" and one.header["way"] == 2 and one.protocol != "site":
+            scores = [scores_of(each) for each in (one, other)]
+            if scores[0] is not None and scores[1] is not None:
+                text += f"\n{bootstrap_pairs_over_groups(scores[0][:count], scores[1][:count])}"
         table.add_row(name, *means, text)
     CONSOLE.print(table)
+    CONSOLE.print(SEEDS, soft_wrap=True)
 
 
-def _names(found: dict[str, Path]) -> str:
+def _read(folder: Path) -> dict[str, Evaluation]:
+    """Name → evaluation, of all that have a whole episode."""
+    read = {name: read_evaluation(file) for name, file in evaluations(folder).items()}
+    return {name: each for name, each in read.items() if each is not None}
+
+
+def _names(found: Mapping[str, Evaluation]) -> str:
     return ", ".join(sorted(found)) or "no evaluation"

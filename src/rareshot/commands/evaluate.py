@@ -78,11 +78,11 @@ def evaluate_command(args: Sequence[str]) -> None:
             f"name the unseen classes with --rare (it was trained on {', '.join(run.data['common'])})"
         )
     method = run.method
-    if options.test_steps:
+    if options.test_steps is not None:
         method = _with_test_steps(run, options.test_steps)
     fresh = options.untrained
     learner = method.untrained(images.common(), seed=run.seed) if fresh else load_learner(options.run, method)
-    shot = options.shot or method.shot
+    shot = method.shot if options.shot is None else options.shot
     rare = images.rare()
     plans = plan(
         rare,
@@ -116,7 +116,7 @@ def evaluate_command(args: Sequence[str]) -> None:
         results, summary = judge(folder, name, header, plans, learner, observe)
     label = f"{LABELS.get(run.name, run.name)}{' before training' if options.untrained else ''}"
     _show(f"{label}, {options.protocol} protocol, {options.way}-way {shot}-shot", results, summary, images)
-    CONSOLE.print(f"raw lines: {folder / name}.jsonl")
+    CONSOLE.print(f"raw lines: {folder / name}.jsonl", soft_wrap=True)
 
 
 def _with_test_steps(run: Run, steps: int) -> Method:
@@ -136,7 +136,7 @@ def _show(title: str, results: list[RunResult], summary: dict[str, Any], images:
         for metric in METRICS:
             table.add_row(NAMES[metric], str(overall(results, metric)))
         if "auc_over_lesions" in summary:
-            table.add_row("AUC", str(Interval(**summary["auc_over_lesions"])))
+            table.add_row("AUC, over lesions", str(Interval(**summary["auc_over_lesions"])))
         CONSOLE.print(table)
     pairs = Table(title=f"{title}: AUC by pair of classes", title_justify="left")
     for column in ("classes", "site", "AUC"):

@@ -1,5 +1,6 @@
 """`rareshot fit METHOD`: meta-train on the common diseases of a data set."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -87,8 +88,9 @@ def fit(args: Sequence[str]) -> None:
         observe = _observer(options, stop, show)
         fit_run(options.out, run, common, resume=resume, observe=observe, asked=lambda: bool(stop.number))
     CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}", soft_wrap=True)
-    rare = "".join(f" --rare {name}" for name in options.rare)
-    CONSOLE.print(f"next: rareshot evaluate {options.out} --data {options.data}{rare}", soft_wrap=True)
+    rare = [word for name in options.rare for word in ("--rare", name)]
+    words = ["rareshot", "evaluate", str(options.out), "--data", str(options.data), *rare]
+    CONSOLE.print(f"next: {shlex.join(words)}", soft_wrap=True)
 
 
 def _method_name(args: Sequence[str]) -> str:

@@ -9,12 +9,13 @@ import tyro
 from rareshot.checkpoint import write_atomically
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE
-from rareshot.reporting import report
+from rareshot.reporting import TITLE, report
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Draw the paper's tables and figures beside its own numbers, from raw lines alone: no image, no learner is read.
+    """Draw the paper's tables and figures beside its own numbers, from raw lines, their summaries and the logs: no image, no
+    learner is read.
 
     Writes one HTML page that holds all it shows and prints well, and its tables beside it as Markdown and LaTeX: report.html,
     report.md, report.tex. An empty cell says that it was not run.
@@ -34,8 +35,24 @@ def report_command(args: Sequence[str]) -> None:
     if options.out.suffix != ".html" or options.out.is_dir():
         raise ValueError(f"--out {options.out} must be a file whose name ends in .html, as in --out report.html")
     drawn = report(options.results)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     texts = {".html": drawn.html, ".md": drawn.markdown, ".tex": drawn.latex}
-    for suffix, text in texts.items():
-        write_atomically(options.out.with_suffix(suffix), text.encode())
-    CONSOLE.print(f"open {options.out}; tables: {', '.join(str(options.out.with_suffix(s)) for s in ('.md', '.tex'))}")
+    files = {options.out.with_suffix(suffix): text for suffix, text in texts.items()}
+    for file, text in files.items():
+        _refuse_another(file, text)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        write_atomically(file, text.encode())
+    page, *tables = files
+    CONSOLE.print(f"open {page}; tables: {', '.join(map(str, tables))}", soft_wrap=True)
+
+
+def _refuse_another(file: Path, text: str) -> None:
+    """Refuse to write over what is no report: its first lines are not ours.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    mark = TITLE.partition(":")[0]
+    head = text[: text.index(mark) + len(mark)]
+    if file.exists() and (not file.is_file() or not file.read_bytes().startswith(head.encode())):
+        raise ValueError(f"{file} is there already and is no report of rareshot; move it away, or choose another --out")

@@ -125,7 +125,8 @@ def _refuse_unused(options: Reproduce) -> None:
         ValueError: naming the option.
     """
     plain = Reproduce(options.table)
-    for name in ("train_data", "seeds", "rows", "shots", "protocol", "by_image"):
+    unused = ("train_data", "seeds", "rows", "shots", "protocol", "by_image")
+    for name in (*unused, "data", "scale") if options.table == "fig2" else unused:
         if getattr(options, name) != getattr(plain, name):
             option, given = f"--{name.replace('_', '-')}", getattr(options, name)
             told = " ".join(map(str, given)) if isinstance(given, tuple) else given
@@ -176,7 +177,8 @@ def _fig3(options: Reproduce) -> None:
             runs=RUNS,
             observe=observe,
         )
-    _write(setting.folder / "fig3.html", "Fine-tuning on few images", fine_tuning_sections(read_curves(file)))
+    title = f"Fine-tuning on few images{', smoke scale: its figures mean nothing' if options.scale == 'smoke' else ''}"
+    _write(setting.folder / "fig3.html", title, fine_tuning_sections(read_curves(file)))
     CONSOLE.print(f"raw lines: {file}", soft_wrap=True)
 
 
@@ -205,10 +207,10 @@ def _images(options: Reproduce, size: int) -> LabelledImages:
 def _bars(title: str) -> Iterator[Callable[[Step], None]]:
     """A bar over all that is missing, with the time left if parts go on taking as long as those so far; and one for the part."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -256,7 +258,10 @@ def _show(
 ) -> None:
     """Rows by k, with the paper's figures where they are about the same data and protocol."""
     judged, smoke = setting.rare.card.name, setting.scale == "smoke"
-    compared = protocol == "paper" and judged == table.data and not smoke
+    trained_on = setting.common.card.name
+    compared = (
+        protocol == "paper" and judged == table.data and table.is_about(trained_on) and not (smoke or setting.by_image)
+    )
     drawn = ", drawn by image" if setting.by_image else ""
     CONSOLE.print(f"\n{table.title}: {setting.data}, {setting.scale} scale, {protocol} protocol{drawn}", soft_wrap=True)
     beside = "; beside the paper's figure, ours less the paper's" if compared else ""
@@ -300,7 +305,7 @@ def _close(setting: Setting, empty: Mapping[str, Exception]) -> None:
     for name, error in empty.items():
         reasons.setdefault(str(error), []).append(name)
     for reason, names in reasons.items():
-        CONSOLE.print(f"empty: {', '.join(names)}: {reason}", soft_wrap=True, markup=False)
+        CONSOLE.print(f"empty: {', '.join(names)}: {reason}", soft_wrap=True)
     CONSOLE.print(f"raw lines: {setting.folder / 'cells'}; runs: {setting.folder / 'runs'}", soft_wrap=True)
     for error in empty.values():
         if isinstance(error, TrainingDivergedError):

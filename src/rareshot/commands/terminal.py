@@ -16,9 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-CONSOLE = Console(highlight=False)
+CONSOLE = Console(highlight=False, markup=False)
 """For answers, on standard output."""
-STATUS = Console(stderr=True, highlight=False)
+STATUS = Console(stderr=True, highlight=False, markup=False)
 """For progress, on standard error: answers can be piped."""
 
 
@@ -65,10 +65,10 @@ def stoppable() -> Iterator[Stop]:
 def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
     """A progress bar with the time left; call it with (done, note="")."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -105,7 +105,7 @@ def data_progress(title: str) -> Iterator[Callable[[int, int], None]]:
 def stages() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar for each stage that is named: call it with (stage, done, total)."""
     columns = (
-        TextColumn("{task.description:<28}"),
+        TextColumn("{task.description:<28}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

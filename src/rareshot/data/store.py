@@ -80,7 +80,7 @@ def load(
     folder = _default_folder(path, size, listing)
     if _staleness(folder, listing, _stamps(listing), size):
         prepare(path, size, rare=rare, workers=workers, observe=observe)
-    return open_store(folder)
+    return replace(_settled(folder), card=listing.card)  # as asked, whatever another process asks for at this moment
 
 
 def prepare(
@@ -148,6 +148,17 @@ def open_store(folder: str | Path) -> LabelledImages:
         return _assemble(table, np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder}: is not a sound store ({error}); run prepare again") from error
+
+
+def _settled(folder: Path) -> LabelledImages:
+    """As `open_store`; where another process may be writing the table just now, when it is through."""
+    try:
+        return open_store(folder)
+    except ValueError:
+        if not is_writable(folder):
+            raise
+        with alone(folder, wait=True):
+            return open_store(folder)
 
 
 def _sound_listing(path: Path, rare: Sequence[str]) -> Listing:

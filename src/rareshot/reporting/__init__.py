@@ -4,13 +4,14 @@ It reads raw lines and logs, no image and no learner. Every heading and caption 
 figure can be taken for another's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rareshot.gathered import gather
-from rareshot.report import Section, page
+from rareshot.report import Section, Table, page
 from rareshot.reporting.differences import difference_sections
-from rareshot.reporting.lines import Part, parts_of
+from rareshot.reporting.lines import SMOKE, Part, parts_of
 from rareshot.reporting.making import making_section
 from rareshot.reporting.tables import table_sections
 from rareshot.reporting.training import fine_tuning_sections, loss_section, training_sections
@@ -45,14 +46,20 @@ def report(folder: Path) -> Report:
     for part in parts:
         sections += [*table_sections(part), *difference_sections(part), *twin_sections(part), *training_sections(part)]
     sections += [loss_section(), *fine_tuning_sections(gathered.fine_tuning)]
+    figures = _tables(sections)  # how they were made is no table for a paper
     sections += [making_section(part, folder) for part in parts]
-    tables = [section.table for section in sections if section.table is not None]
     lead = "\n\n".join([*map(_lead, parts), "For research use; not a medical device."])
-    return Report(page(TITLE, lead, sections), markdown(TITLE, tables), latex(TITLE, tables))
+    return Report(page(TITLE, lead, sections), markdown(TITLE, _tables(sections)), latex(TITLE, figures))
+
+
+def _tables(sections: Sequence[Section]) -> list[Table]:
+    return [section.table for section in sections if section.table is not None]
 
 
 def _lead(part: Part) -> str:
-    """The part's main figures in a sentence or two."""
+    """The part's main figures in a sentence or two; none of a scale whose figures mean nothing."""
+    if part.scale == SMOKE:
+        return f"{part.name}: this scale shows that everything runs; its figures mean nothing."
     protocol = "paper" if any(line.at(shot, "paper") for line in part.lines for shot in part.shots) else "full"
     shots = [shot for shot in part.shots if any(line.at(shot, protocol) for line in part.lines)]
     if not shots:
@@ -67,4 +74,4 @@ def _lead(part: Part) -> str:
         told += f"; {daml.label} has {ours:.1f} %"
     seeds = {each.seed for each in part.evaluations}
     trained = "one training seed" if len(seeds) == 1 else f"up to {len(seeds)} training seeds"
-    return f"{told} ({protocol} protocol, {len(found)} methods, {trained})."
+    return f"{told} ({protocol} protocol, {len(found)} method{'s' if len(found) > 1 else ''}, {trained})."

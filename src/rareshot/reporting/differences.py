@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rareshot.evaluation import query_scores
-from rareshot.gathered import Array, Evaluation, same_episodes
+from rareshot.evaluated import Array, Evaluation, same_episodes, scores_of
+from rareshot.lesion_bootstrap import bootstrap_pairs_over_groups
 from rareshot.paper_figures import critical_difference
 from rareshot.report import Figure, Section
 from rareshot.reporting.lines import EPISODES, Line, Part
 from rareshot.reporting.tables import NONE, interval_text, points, saying
-from rareshot.results import read_queries
-from rareshot.statistics import Interval, Paired, average_ranks, bootstrap_pairs_over_groups, paired
+from rareshot.statistics import Interval, Paired, average_ranks, paired
 
 RANKED_AT = 5
 """The k of the critical-difference plot: the paper's main one."""
@@ -149,7 +148,8 @@ def _ranks(part: Part) -> Section | None:
     In each of the {EPISODES} episodes the methods are ranked by AUC. Methods whose mean ranks lie further apart than Nemenyi's
     critical difference can be told apart at the 5 % level (Demšar 2006). That test takes the episodes for independent; they
     share their {part.group}s, so it finds differences more readily than other patients would. Only methods with all {EPISODES}
-    episodes, the same ones, are ranked, by {named}.{f" Not ranked: {'; '.join(left)}." if left else ""}
+    episodes, the same ones, are ranked, by {named}; of another training the ranks say nothing.
+    {f"Not ranked: {'; '.join(left)}." if left else ""}
     """
     words = f"{part.name}, {protocol} protocol, k = {RANKED_AT}, {named}."
     caption = f"{words} Bars on the right join methods that cannot be told apart."
@@ -203,18 +203,11 @@ def _over_lesions(pair: tuple[Evaluation, Evaluation]) -> Interval | None:
     """None where what was said of each image was not kept, or is still being written."""
     if not all(each.finished and each.over_lesions is not None for each in pair):
         return None
-    scores = []
-    for each in pair:
-        try:
-            queries = read_queries(each.file)
-            scores.append(query_scores(queries)[: _count([pair])])
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{each.file.with_suffix('.queries.jsonl')} is damaged ({error}); evaluate again"
-            ) from error
-        if len(queries) != len(each.results):
-            return None
-    return bootstrap_pairs_over_groups(scores[0], scores[1])
+    scores = [scores_of(each) for each in pair]
+    if scores[0] is None or scores[1] is None:
+        return None
+    count = _count([pair])
+    return bootstrap_pairs_over_groups(scores[0][:count], scores[1][:count])
 
 
 def _p(value: float) -> str:

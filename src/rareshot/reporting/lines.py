@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rareshot.data.cards import GROUP_NAMES
+from rareshot.evaluated import EPISODES as EPISODE_FIELDS
+from rareshot.evaluated import Evaluation
 from rareshot.evaluation import DRAWS, RUNS
 from rareshot.experiments import TABLES, Row, Table
-from rareshot.gathered import EPISODES as EPISODE_FIELDS
-from rareshot.gathered import Evaluation, Gathered, Log
+from rareshot.gathered import Gathered, Log
 from rareshot.methods import LABELS
 from rareshot.scales import SCALES
 
@@ -133,7 +134,8 @@ class Part:
                 and (self.data == table.data or self.data in table.stand_ins)
                 and any(self.of(r.key) for r in known)
             ):
-                yield table, self.data == table.data and self.way == WAY and self.scale != SMOKE
+                same = self.data == table.data and table.is_about(self.trained_on) and self.way == WAY
+                yield table, same and self.scale != SMOKE
 
 
 def parts_of(gathered: Gathered) -> list[Part]:

@@ -30,7 +30,7 @@ def making_section(part: Part, folder: Path) -> Section:
         ("Evaluations", f"{len(found)}, of {sum(len(each.results) for each in found)} episodes"),
         (
             "Transductive methods",
-            _listed(line.label for line in part.lines if not line.evaluations[0].inductive) or "none",
+            "; ".join(line.label for line in part.lines if not line.evaluations[0].inductive) or "none",
         ),
     ]
     stopped = [each.file.relative_to(folder).as_posix() for each in found if not each.finished]
@@ -38,7 +38,8 @@ def making_section(part: Part, folder: Path) -> Section:
         rows.append(("Without a summary of all their lines: running, or stopped", "; ".join(stopped)))
     rows += [(f"Missing from {key}", words) for key, words in _missing(part)]
     text = f"""
-    Drawn from the raw lines alone, one an episode; a whole evaluation has {EPISODES}. No image, no learner was read.
+    Drawn from the raw lines, one an episode, their summaries and the logs; a whole evaluation has {EPISODES} lines. No image, no
+    learner was read.
 
     For research use; not a medical device. No figure here says how well a patient would be diagnosed.
     """

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from rareshot.evaluated import Evaluation
 from rareshot.evaluation import Place, by_pair
-from rareshot.gathered import Evaluation
 from rareshot.paper_figures import compared
 from rareshot.report import Figure, Section, Table
 from rareshot.reporting.lines import Line, Part
@@ -42,7 +42,8 @@ def site_section(part: Part) -> Section | None:
     largest = max(shot for _, shot in found)
     at_largest = {line: _intervals(each) for (line, shot), each in found.items() if shot == largest}
     pairs = dict.fromkeys(pair for _, pair in places)
-    figures = [_chart(part, pair, largest, at_largest) for pair in pairs]
+    series = [_series(site) for site in sorted({site for site, _ in places})]
+    figures = [_chart(part, pair, largest, at_largest, series) for pair in pairs]
     return Section(f"Lesion or camera? ({part.name})", text, figures, Table(caption, header, tuple(rows)))
 
 
@@ -76,14 +77,15 @@ def _intervals(evaluation: Evaluation) -> Cells:
     }
 
 
-def _chart(part: Part, pair: tuple[str, ...], shot: int, found: Mapping[Line, Cells]) -> Figure:
+def _series(site: str) -> str:
+    return f"site {site}" if site else "all sites"
+
+
+def _chart(part: Part, pair: tuple[str, ...], shot: int, found: Mapping[Line, Cells], series: Sequence[str]) -> Figure:
     marks: dict[tuple[str, ...], dict[str, Interval]] = {
-        (line.label,): {
-            f"site {site}" if site else "all sites": cell for (site, of), cell in cells.items() if of == pair
-        }
+        (line.label,): {_series(site): cell for (site, of), cell in cells.items() if of == pair}
         for line, cells in found.items()
     }
-    series = sorted({name for cells in marks.values() for name in cells})
     told = f"{' and '.join(pair)}: AUC within one site and over all at k = {shot}, {part.name}"
     kinds = sorted({cell.kind for cells in marks.values() for cell in cells.values()})
     over = " or ".join(kinds).replace("lesions", f"{part.group}s")

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from rareshot.evaluated import Evaluation
 from rareshot.evaluation import DRAWS, QUERY, RUNS
 from rareshot.experiments import Row, Table
-from rareshot.gathered import Evaluation
 from rareshot.paper_figures import compared
 from rareshot.report import Section
 from rareshot.report import Table as Drawn
@@ -107,8 +107,7 @@ def _glance(part: Part, table: Table, rows: Sequence[tuple[Row, Line | None]], p
         marks = _marks(table, rows, shot, papers)
         if marks:
             told = f"AUC at k = {shot}, {part.name}"
-            used = {name for cells in marks.values() for name in cells}
-            series = [name for name in ("the paper", "ours, paper protocol", "ours, full protocol") if name in used]
+            series = ("the paper", "ours, paper protocol", "ours, full protocol")
             words = f"{part.name}, k = {shot}. Ours of the lowest training seed; lines: 95 % over {part.group}s."
             figures.append(compared(marks, series, told, words))
     return Section(f"{table.title} ({part.name})", text, figures, Drawn(caption, tuple(header), tuple(drawn)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from rareshot.gathered import Evaluation, same_episodes
+from rareshot.evaluated import Evaluation, same_episodes
 from rareshot.paper_figures import compared
 from rareshot.report import Section, Table
 from rareshot.reporting.lines import TRANSDUCTIVE, Part

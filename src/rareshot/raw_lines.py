@@ -1,0 +1,66 @@
+"""Files of JSON lines, read with suspicion: what is wrong is refused by file and line."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HUGE = 1e300
+"""What no figure here comes near; a larger one cannot be drawn."""
+
+
+def check(file: Path, found: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """Refuse a value that is not of its kind.
+
+    Args:
+        kinds: name, with dots between the parts → kind.
+
+    Raises:
+        ValueError: naming file and value.
+    """
+    for name, kind in kinds.items():
+        value: Any = found
+        for part in name.split("."):
+            value = value.get(part)
+        if type(value) is not kind:
+            raise ValueError(
+                f"{file}: {name}={value!r} should be of kind {kind.__name__}; the file is damaged: make it again"
+            )
+
+
+def text_of(file: Path) -> str:
+    """What is written in a file.
+
+    Raises:
+        ValueError: if it is no text.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is damaged ({error}); move it away") from error
+
+
+def whole_lines(file: Path) -> list[str]:
+    """Those that end and are not blank.
+
+    Raises:
+        ValueError: if it is no text.
+    """
+    return [line for line in text_of(file).split("\n")[:-1] if line.strip()]
+
+
+def read_json(file: Path, number: int, text: str) -> Any:
+    """A line's value.
+
+    Raises:
+        ValueError: naming file and line.
+    """
+    try:
+        return json.loads(text)
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{file}, line {number}, is damaged ({error}); move it away and make it again") from error
+
+
+def finite(value: Any) -> bool:
+    """Is it a number that can be drawn?"""
+    return type(value) in (int, float) and abs(value) < HUGE
