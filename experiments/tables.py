@@ -5,16 +5,21 @@
 Each stands between `<!-- NAME -->` and `<!-- end -->`. Without `--write` it says which are not those of the lines.
 """
 
+import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import tyro
+from scipy import stats
 
+from rareshot.evaluated import Evaluation, same_episodes
 from rareshot.evaluation import DRAWS, RUNS, by_pair
 from rareshot.experiments import TABLES, Row
-from rareshot.gathered import Evaluation, Record, gather, same_episodes
+from rareshot.gathered import Record, gather
 from rareshot.reporting.lines import NOT_RUN, WAY, Part, parts_of
 from rareshot.statistics import Interval, interval, paired
 
@@ -81,6 +86,8 @@ class Lines(NamedTuple):
     """Lines of fig3.jsonl."""
     unseen: Sequence[Record]
     """Lines of unseen-disease.jsonl."""
+    again: Sequence[Record]
+    """Lines of again.jsonl."""
     leak: Mapping[str, Record]
     """Lines of leak.jsonl at k = 5, by their row."""
 
@@ -106,21 +113,21 @@ def main(write: bool = False) -> None:
 
 def read(results: Path) -> Lines:
     """What lies there of ISIC 2018 and PAD-UFES-20."""
-    gathered = {scale: gather(results / scale) for scale in ("laptop", "paper")}
+    gathered = {name: gather(results / name) for name in ("laptop", "paper")}
 
-    def part(scale: str, data: str) -> Part:
-        for each in parts_of(gathered[scale]):
+    def part(folder: str, data: str) -> Part:
+        for each in parts_of(gathered[folder]):
             if (each.data, each.trained_on, each.way) == (data, data, WAY):
                 return each
-        raise ValueError(f"{results / scale} has no evaluation of {data}, {WAY}-way")
+        raise ValueError(f"{results / folder} has no evaluation of {data}, {WAY}-way")
 
     curves = [line for line in gathered["laptop"].fine_tuning if line["data"] == "isic2018"]
-    unseen, leak = (
+    unseen, leak, again = (
         [json.loads(line) for line in (results / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("unseen-disease", "leak")
+        for name in ("unseen-disease", "leak", "again")
     )
     parts = (part("laptop", "isic2018"), part("paper", "isic2018"), part("laptop", "pad-ufes-20"))
-    return Lines(*parts, curves, unseen, {line["row"]: line for line in leak if line["shot"] == 5})
+    return Lines(*parts, curves, unseen, again, {line["row"]: line for line in leak if line["shot"] == 5})
 
 
 def filled(text: str, lines: Lines) -> str:
@@ -227,6 +234,22 @@ def spanned(found: Interval, more: str = "") -> str:
     return f"{100 * found.mean:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f}{more})"
 
 
+def plain_seeds(part: Part) -> str:
+    """The rules on a plainly trained conv4, seed by seed."""
+    rows = [ROWS[f"{rule}-conv4"] for rule in ("knn", "svm", "logistic", "centroid")]
+    found = {
+        (shot, row.key): {each.seed: each for each in runs_of(part, row, shot, "paper")}
+        for row in rows
+        for shot in TABLES["table1"].shots
+    }
+    drawn = []
+    for shot in TABLES["table1"].shots:
+        for seed in sorted({seed for (k, _), each in found.items() if k == shot for seed in each}):
+            cells = [found[shot, row.key].get(seed) for row in rows]
+            drawn.append([str(shot), str(seed), *(f"{100 * each.auc.mean:.1f}" if each else NOT_RUN for each in cells)])
+    return markdown(["k", "training seed", *(row.label for row in rows)], drawn)
+
+
 def seeds(part: Part) -> str:
     """The three methods of the paper's claim, seed by seed, k = 5."""
     rows = [row for row in TABLES["table1"].rows if row.key in ("maml", "task-sampling", "daml")]
@@ -311,6 +334,53 @@ def sites(part: Part) -> str:
     return markdown(header, rows)
 
 
+def sites_apart(part: Part) -> str:
+    """Within one site less over all, over lesions, seed 0, k = 5: of what was said of each image."""
+    found = {
+        (row.label, row.backbone): each.places
+        for row in TABLES["table1"].rows
+        for each in runs_of(part, row, 5, "site")
+        if not each.seed and each.places
+    }
+    columns = sorted((place for place in next(iter(found.values())) if place[0]), key=lambda place: place[::-1])
+    counted = next(iter(found.values()))
+    header = ["method", "backbone"]
+    for site, classes in columns:
+        numbers = ", ".join(f"{number} {name}" for name, number in counted[site, classes].lesions.items())
+        header.append(f"{' and '.join(classes)}: {site} ({numbers})")
+    rows = []
+    for names, places in found.items():
+        apart = [over.apart for place in columns if (over := places[place])]
+        rows.append([*names, *(spanned(each).replace("-", "\N{MINUS SIGN}") if each else NOT_RUN for each in apart)])
+    return markdown(header, rows)
+
+
+def scatter(lines: Lines) -> str:
+    """How far the AUC of single runs lies apart, seed 0, and so a mean of the paper's 30 of them."""
+    drawn = []
+    for scale, shots in (("laptop", (1, 3, 5)), ("paper", (5,))):
+        for key, shot in itertools.product(("maml", "daml"), shots):
+            areas = runs_of(getattr(lines, scale), ROWS[key], shot, "paper")[0].aucs
+            sd = float(areas.std(ddof=1))
+            reach = 100 * float(stats.t.ppf(0.975, RUNS - 1)) * sd / math.sqrt(RUNS)
+            drawn.append([scale, ROWS[key].label, str(shot), f"{100 * sd:.1f}", f"±{reach:.1f}"])
+    header = ["scale", "method", "k", "standard deviation of single runs", f"95 % interval of a mean of {RUNS}"]
+    return markdown(header, drawn)
+
+
+def again(lines: Lines) -> str:
+    """Cells that a stranger trained again, on another machine."""
+    drawn = []
+    for line in lines.again:
+        areas = [np.array(line[which]["aucs"]) for which in ("ours", "again")]
+        means = [[float(draw.mean()) for draw in each.reshape(-1, RUNS)] for each in areas]
+        cells = [spanned(interval(each, "over draws")) for each in means]
+        apart = spanned(paired(areas[1], areas[0], kind="over episodes").interval).replace("-", "\N{MINUS SIGN}")
+        row = ROWS[line["row"]]
+        drawn.append([row.label, row.backbone, str(line["shot"]), *cells, apart])
+    return markdown(["method", "backbone", "k", "in Table 1", "trained again", "difference, over episodes"], drawn)
+
+
 def fig3(lines: Lines) -> str:
     """Loss on the k images, and AUC on others, over the steps of fine-tuning."""
     drawn = []
@@ -359,13 +429,17 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "table2": lambda lines: table(lines.laptop, "table2"),
     "paper": lambda lines: table(lines.paper, "table1", begun=True),
     "paper-seeds": lambda lines: seeds(lines.paper),
+    "plain-seeds": lambda lines: plain_seeds(lines.paper),
     "phone": lambda lines: stand_in(lines.phone),
     "twins": lambda lines: twins(lines.laptop),
     "seeds": lambda lines: seeds(lines.laptop),
     "differences": differences,
     "protocols": lambda lines: protocols(lines.laptop),
     "sites": lambda lines: sites(lines.laptop),
+    "site-differences": lambda lines: sites_apart(lines.laptop),
     "images": lambda lines: images(lines.laptop),
+    "scatter": scatter,
+    "again": again,
     "fig3": fig3,
     "unseen": unseen,
     "leak": leak,

@@ -27,7 +27,13 @@ def tables() -> ModuleType:
 def lines(tables: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Of what is committed: a run of yours may be writing to results/ just now."""
     results = tmp_path_factory.mktemp("committed") / "results"
-    told = ["results/laptop", "results/paper", "results/unseen-disease.jsonl", "results/leak.jsonl"]
+    told = [
+        "results/laptop",
+        "results/paper",
+        "results/unseen-disease.jsonl",
+        "results/leak.jsonl",
+        "results/again.jsonl",
+    ]
     asked = ["git", "-C", str(ROOT), "ls-files", "-z", "--", *told]
     files = subprocess.run(asked, check=False, capture_output=True, text=True).stdout.split("\0")
     for name in filter(None, files):

@@ -1,0 +1,54 @@
+"""How far apart are two trainings of one cell, on two machines? Beside each other, episode by episode.
+
+A stranger trains cells anew, with `rareshot reproduce … --out STRANGERS`, and this puts them beside those of ours:
+
+    python experiments/again.py --ours results/laptop --again STRANGERS/laptop --out results/again.jsonl
+
+Writes a line a cell: the AUC of every episode in both, and by which versions. A folder with both trainings could not be reported
+on, since two files would hold one cell.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from rareshot.checkpoint import write_atomically
+from rareshot.evaluated import Evaluation, same_episodes
+from rareshot.gathered import gather
+
+
+def main(ours: Path, again: Path, out: Path) -> None:
+    """Write the cells that both have.
+
+    Args:
+        ours: results of `rareshot reproduce`.
+        again: the same of another machine.
+        out: the file of lines, written anew.
+    """
+    first = {_cell(each): each for each in gather(ours).evaluations}
+    lines = []
+    for each in gather(again).evaluations:
+        one = first.get(_cell(each))
+        if one is None or not same_episodes(one, each):
+            raise ValueError(f"{each.file}: {ours} has no such cell on the same episodes; leave it out")
+        lines.append({**dict(zip(CELL, _cell(each), strict=True)), "ours": _told(one), "again": _told(each)})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    print(f"{out}: {len(lines)} cells")
+
+
+CELL = ("row", "protocol", "shot", "seed")
+
+
+def _cell(evaluation: Evaluation) -> tuple[Any, ...]:
+    return tuple(getattr(evaluation, name) for name in CELL)
+
+
+def _told(evaluation: Evaluation) -> dict[str, Any]:
+    return {"versions": evaluation.header["versions"], "aucs": evaluation.aucs.tolist()}
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
