@@ -46,19 +46,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _differences(part: Part, protocol: str) -> Section | None:
     found: list[tuple[Line, int, Pairs, Paired]] = []
-    unlike: list[str] = []
+    unlike: dict[str, list[str]] = {}
     for line in part.lines:
         daml = part.reference_of(line)
         if daml is None:
             if line is not part.reference and any(line.at(shot, protocol) for shot in part.shots):
-                unlike.append(line.label)
+                unlike[line.label] = []
             continue
         for shot in part.shots:
             there = line.at(shot, protocol)
             pairs = _pairs(there, daml.at(shot, protocol))
             same = [(first, second) for first, second in pairs if same_episodes(first, second)]
             if there and (not same or len(same) < len(pairs)):
-                unlike.append(f"{line.label} at k = {shot}")
+                unlike.setdefault(line.label, []).append(str(shot))
             if same and _count(same) >= 2:
                 ours, theirs = (_mean(one, _count(same)) for one in zip(*same, strict=True))
                 found.append((line, shot, same, paired(ours, theirs, kind="over episodes")))
@@ -104,6 +104,7 @@ def _differences(part: Part, protocol: str) -> Section | None:
     daml_name = "DAML" if several else next(iter(damls))
     tests = sum(result is not None for result in of_seeds)
     shorter = dict.fromkeys(line.label for line, _, pairs, _ in found if _count(pairs) < EPISODES)
+    left = "; ".join(" at k = ".join(filter(None, (label, ", ".join(ks)))) for label, ks in unlike.items())
     lesions_words = f"The interval over {part.group}s, of the first seed, asks for other {part.group}s to be judged."
     text = f"""
     Mean AUC of each method minus that of {daml_name}, in points, on the same episodes of the {protocol} protocol and of the
@@ -120,7 +121,7 @@ def _differences(part: Part, protocol: str) -> Section | None:
 
     {f"Only the first episodes, those that both methods have, count for {'; '.join(shorter)}." if shorter else ""}
 
-    {f"Left out, since no DAML here has the same k, training seed, episodes and settings: {'; '.join(unlike)}." if unlike else ""}
+    {f"Left out, since no DAML here has the same k, training seed, episodes and settings: {left}." if unlike else ""}
     """
     caption = f"Difference to {daml_name}. {part.name}; points of AUC, {protocol} protocol"
     return Section(f"Differences to DAML, {protocol} protocol ({part.name})", text, table=saying(caption, header, rows))
