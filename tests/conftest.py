@@ -83,3 +83,9 @@ def zipped(monkeypatch: pytest.MonkeyPatch, web: Web) -> Web:
     """It serves an archive of a made source, with narrow bounds."""
     made_source(monkeypatch, name="made.zip", folder="made", max_members=5, max_unpacked_bytes=100_000)
     return web
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before its fixtures: a command that was run in this process may have left as many threads as there are cores."""
+    torch.set_num_threads(1)

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_versions_name_what_the_numbers_may_depend_on() -> None:
     found = versions()
     assert {"rareshot", "torch", "numpy", "python", "commit", "cpu"} <= set(found)
     assert found["torch"].startswith(torch.__version__.split("+")[0])
-    assert found["cpu"].endswith(f" {torch.get_num_threads()} threads")
+    assert found["cpu"].startswith(f"{platform.machine()} ")
     assert all(isinstance(value, str) for value in found.values())
 
 

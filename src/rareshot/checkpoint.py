@@ -60,11 +60,11 @@ class Run:
 def versions() -> dict[str, str]:
     """What the numbers may depend on besides the configuration: packages, Python, the commit where there is one, the machine.
 
-    Of a CPU its kind, with the vector instructions that torch uses, and the number of threads: sums are rounded by these, and
-    training carries the rounding far.
+    Of a CPU its kind, with the vector instructions that torch uses: sums are rounded by these, and training carries the rounding
+    far.
     """
     packages = {name: version(name) for name in ("rareshot", "torch", "numpy")}
-    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     gpu = {"gpu": torch.cuda.get_device_name()} if machine.device().type == "cuda" else {}
     return {**packages, "python": platform.python_version(), "commit": _commit(), "cpu": cpu, **gpu}
 
