@@ -18,6 +18,9 @@ from rareshot.checkpoint import write_atomically
 from rareshot.evaluated import Evaluation, same_episodes
 from rareshot.gathered import gather
 
+CELL = ("row", "protocol", "shot", "seed")
+"""What names a cell of one scale and data set."""
+
 
 def main(ours: Path, again: Path, out: Path) -> None:
     """Write the cells that both have.
@@ -37,9 +40,6 @@ def main(ours: Path, again: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
     print(f"{out}: {len(lines)} cells")
-
-
-CELL = ("row", "protocol", "shot", "seed")
 
 
 def _cell(evaluation: Evaluation) -> tuple[Any, ...]:

@@ -350,7 +350,7 @@ def sites_apart(part: Part) -> str:
         header.append(f"{' and '.join(classes)}: {site} ({numbers})")
     rows = []
     for names, places in found.items():
-        apart = [over.apart for place in columns if (over := places[place])]
+        apart = [places[place].apart for place in columns]
         rows.append([*names, *(spanned(each).replace("-", "\N{MINUS SIGN}") if each else NOT_RUN for each in apart)])
     return markdown(header, rows)
 
