@@ -4,10 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
-from rareshot.evaluation import RUNS, RunResult, overall, plan
+from rareshot.evaluation import PART, RUNS, RunResult, evaluate, overall, plan
+from rareshot.methods.maml import MAML
+from rareshot.metrics import ranking
+from rareshot.types import Classifier, Support
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +48,35 @@ def test_the_paper_protocol_has_its_interval_over_whole_draws() -> None:
     assert found.n == 2
     assert found.mean == pytest.approx(areas[: 2 * RUNS].mean())
     assert overall([replace(result, protocol="full") for result in results]).n == len(areas)
+
+
+class _Watched:
+    """A learner that remembers how many images it was sent at a time."""
+
+    def __init__(self, norm: str) -> None:
+        self.learner = MAML(width=8, norm=norm).blank(16)  # type: ignore[arg-type]
+        self.inductive = self.learner.inductive
+        self.sent: list[int] = []
+
+    def adapt(self, support: Support, *, seed: int = 0) -> Classifier:
+        classify = self.learner.adapt(support, seed=seed)
+
+        def watched(images: Tensor) -> Tensor:
+            self.sent.append(len(images))
+            return classify(images)
+
+        return watched
+
+
+@pytest.mark.parametrize("norm", ["support", "transductive"])
+def test_an_inductive_learner_is_asked_in_parts_and_answers_the_same(images: LabelledImages, norm: str) -> None:
+    learner = _Watched(norm)
+    (item,) = plan(images, "full", shot=2, count=1)
+    ((result, query),) = evaluate(learner, [item], "full")  # type: ignore[arg-type]
+    assert result.queries > 2 * PART
+    assert sum(learner.sent) == result.queries
+    assert max(learner.sent) == (PART if norm == "support" else result.queries)
+    episode = item.episodes.episode(item.episodes.draw(item.episode))
+    whole = learner.learner.adapt(episode.support, seed=item.episode)(episode.query_x)
+    assert len(set(query.scores)) > 9
+    torch.testing.assert_close(torch.tensor(query.scores), torch.tensor(ranking(whole)[:, 1]).float())

@@ -37,6 +37,8 @@ SITE_EPISODES = 100
 """Episodes of each pair at each site."""
 SITE_QUERY = 10
 """Query lesions that both classes of a pair need at a site."""
+PART = 32
+"""Queries that an inductive learner answers at once: `full` has hundreds, and each core would hold the maps of all of its own."""
 METRICS = ("auc", "accuracy", "balanced_accuracy", "sensitivity_at_specificity", "brier", "ece")
 
 
@@ -122,7 +124,9 @@ def _run(learner: Learner, item: Plan, protocol: Protocol) -> tuple[RunResult, Q
     drawn = item.episodes.draw(item.episode, item.classes)
     episode = item.episodes.episode(drawn)
     begun = time.perf_counter()
-    probabilities = learner.adapt(episode.support, seed=item.episode)(episode.query_x)
+    classify = learner.adapt(episode.support, seed=item.episode)
+    parts = torch.split(episode.query_x, PART if learner.inductive else len(episode.query_x))
+    probabilities = torch.cat([classify(part) for part in parts])
     seconds = time.perf_counter() - begun
     groups = item.episodes.images.groups[np.concatenate(drawn.query)]
     metrics = all_metrics(probabilities, episode.query_y)
