@@ -188,6 +188,24 @@ def test_compare_says_who_sees_the_other_query_images(tmp_path: Path, capsys: py
     assert "Only the second sees the other query images" in told
 
 
+@pytest.mark.parametrize(
+    ("metric", "episodes", "told"),
+    [
+        ("auc", 18, {"lower is better": 0, "over 3 episodes": 6, "over 12 lesions": 6, "all sites": 3, "north": 3}),
+        ("brier", 18, {"lower is better": 1, "over 3 episodes": 6, "over 12 lesions": 0}),
+        ("auc", 7, {"over 2 episodes": 1, "one episode so far": 5}),
+    ],
+)
+def test_compare_speaks_of_each_place_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str, episodes: int, told: dict[str, int]
+) -> None:
+    for name, row, shift in (("1", "maml", 1.0), ("2", "daml", 2.0)):
+        write_evaluation(tmp_path / name, row, shift, protocol="site", episodes=episodes)
+    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2"), "--metric", metric]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert {words: text.count(words) for words in told} == told
+
+
 def test_compare_refuses_other_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_evaluation(tmp_path / "1", "maml", 1.0)
     write_evaluation(tmp_path / "2", "daml", 1.0, classes=("c", "b", "a"))

@@ -40,6 +40,7 @@ SITE_QUERY = 10
 PART = 32
 """Queries that an inductive learner answers at once: `full` has hundreds, and each core would hold the maps of all of its own."""
 METRICS = ("auc", "accuracy", "balanced_accuracy", "sensitivity_at_specificity", "brier", "ece")
+LOWER_IS_BETTER = ("brier", "ece")
 
 
 @dataclass(frozen=True)

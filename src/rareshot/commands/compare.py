@@ -10,7 +10,7 @@ from rich.table import Table
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE
 from rareshot.evaluated import EPISODES, Evaluation, read_evaluation, same_episodes, scores_of
-from rareshot.evaluation import METRICS
+from rareshot.evaluation import LOWER_IS_BETTER, METRICS, place_of
 from rareshot.lesion_bootstrap import bootstrap_pairs_over_groups
 from rareshot.results import evaluations
 from rareshot.statistics import paired
@@ -20,13 +20,16 @@ SEEDS = (
     "seeds (`fit --seed`): trained again, the order may turn."
 )
 
+ONE = "one episode so far: evaluate more"
+
 
 @dataclass(frozen=True)
 class Compare:
     """Compare two evaluated runs episode by episode, on every evaluation that both have.
 
     Both met the same episodes, so the differences are paired: mean, interval, p-value, and how many episodes it would take
-    to settle it. That is said of two trained networks; of two methods only several training seeds speak.
+    to settle it; of the `site` protocol at each place by itself. That is said of two trained networks; of two methods only
+    several training seeds speak.
 
     Example: rareshot compare runs/daml runs/maml
     """
@@ -36,7 +39,7 @@ class Compare:
     second: tyro.conf.Positional[Path]
     """Another; differences are first - second."""
     metric: str = "auc"
-    """auc, accuracy, balanced_accuracy, sensitivity_at_specificity, brier or ece."""
+    """auc, accuracy, balanced_accuracy, sensitivity_at_specificity, brier or ece; of the last two lower is better."""
 
 
 def compare(args: Sequence[str]) -> None:
@@ -51,7 +54,8 @@ def compare(args: Sequence[str]) -> None:
             f"{options.first} has {_names(found[0])} and {options.second} has {_names(found[1])}: nothing to compare; "
             f"run `rareshot evaluate` with the same options on both"
         )
-    table = Table(title=f"{options.first} - {options.second}, {options.metric}", title_justify="left")
+    better = " (lower is better)" if options.metric in LOWER_IS_BETTER else ""
+    table = Table(title=f"{options.first} - {options.second}, {options.metric}{better}", title_justify="left")
     for column in ("evaluation", "first", "second", "difference and what it means"):
         table.add_column(column)
     for name in both:
@@ -66,19 +70,38 @@ def compare(args: Sequence[str]) -> None:
         count = min(len(one.results), len(other.results))
         if count < 2:
             raise ValueError(f"{name}: a comparison needs 2 episodes of both; there is {count} so far: evaluate more")
-        values = [[result.metrics[options.metric] for result in each.results[:count]] for each in (one, other)]
-        means = [f"{sum(each) / count:.4f}" for each in values]
-        text = str(paired(values[0], values[1], kind="over episodes"))
-        if one.inductive != other.inductive:
-            seen = "first" if other.inductive else "second"
-            text += f"\nOnly the {seen} sees the other query images beside the one that it answers."
-        if options.metric == "auc" and one.header["way"] == 2 and one.protocol != "site":
-            scores = [scores_of(each) for each in (one, other)]
-            if scores[0] is not None and scores[1] is not None:
-                text += f"\n{bootstrap_pairs_over_groups(scores[0][:count], scores[1][:count])}"
-        table.add_row(name, *means, text)
+        for place, episodes in _places(one, count).items():
+            found_there = _compared(one, other, options.metric, episodes) if len(episodes) > 1 else ("", "", ONE)
+            table.add_row(name + place, *found_there)
     CONSOLE.print(table)
     CONSOLE.print(SEEDS, soft_wrap=True)
+
+
+def _places(evaluation: Evaluation, count: int) -> dict[str, list[int]]:
+    """Words for a place → its episodes among the first `count`; of the `site` protocol each by itself, else all together."""
+    if evaluation.protocol != "site":
+        return {"": list(range(count))}
+    places: dict[str, list[int]] = {}
+    for episode, result in enumerate(evaluation.results[:count]):
+        site, classes = place_of(result)
+        places.setdefault(f"\n{' and '.join(classes)}, {site or 'all sites'}", []).append(episode)
+    return places
+
+
+def _compared(one: Evaluation, other: Evaluation, metric: str, episodes: Sequence[int]) -> tuple[str, str, str]:
+    """Both means over these episodes, and what the difference is worth."""
+    values = [[each.results[episode].metrics[metric] for episode in episodes] for each in (one, other)]
+    text = str(paired(values[0], values[1], kind="over episodes"))
+    if one.inductive != other.inductive:
+        seen = "first" if other.inductive else "second"
+        text += f"\nOnly the {seen} sees the other query images beside the one that it answers."
+    if metric == "auc" and one.header["way"] == 2:
+        scores = [scores_of(each) for each in (one, other)]
+        if scores[0] is not None and scores[1] is not None:
+            these = [[of[episode] for episode in episodes] for of in (scores[0], scores[1])]
+            text += f"\n{bootstrap_pairs_over_groups(*these)}"
+    first, second = (f"{sum(each) / len(each):.4f}" for each in values)
+    return first, second, text
 
 
 def _read(folder: Path) -> dict[str, Evaluation]:
