@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import pickle
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,10 @@ HOSTILE = {
 def test_a_damaged_or_hostile_file_is_refused(folder: Path, data: bytes) -> None:
     file = folder / "learner.safetensors"
     file.write_bytes(data)
-    with pytest.raises(ValueError, match=r"learner.safetensors is damaged or not a safetensors file: "):
+    with pytest.raises(
+        ValueError,
+        match=r"learner.safetensors is damaged or not a safetensors file: .*; copy .* anew .* fit the run again",
+    ):
         load_learner(folder)
     checkpoint = folder / "checkpoint-000001.safetensors"
     checkpoint.write_bytes(data)
@@ -116,8 +120,14 @@ def test_weights_that_do_not_fit_the_method_are_refused(
     folder: Path, learner: EpisodicLearner, change: Any, message: str
 ) -> None:
     save_state(folder / "learner.safetensors", change(dict(learner.state())), {"size": "16"})
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"learner.safetensors: .*{message}.*; copy .* anew"):
         load_learner(folder)
+
+
+def test_a_learners_file_is_not_its_folder(folder: Path, learner: EpisodicLearner) -> None:
+    file = save_state(folder / "learner.safetensors", learner.state(), {"size": "16"})
+    with pytest.raises(FileNotFoundError, match=f"is a file; give the folder of its run, {re.escape(str(folder))}"):
+        load_learner(file)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,8 @@ def read_run(folder: Path) -> Run:
         ValueError: if `run.json` is damaged.
     """
     file = folder / "run.json"
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file; give the folder of its run, {folder.parent}")
     if not file.is_file():
         raise FileNotFoundError(
             f"{folder} holds no run (no run.json); make one with `rareshot fit METHOD --out {folder}`"
@@ -180,7 +182,11 @@ def load_learner(folder: Path, method: Method | None = None) -> Learner:
         raise FileNotFoundError(
             f"{folder} holds no learner yet; go on with `rareshot fit {run.name} --out {folder} --resume`"
         )
-    return blank.with_state(load_state(file)[0])
+    try:
+        return blank.with_state(load_state(file)[0])
+    except ValueError as error:
+        told = str(error) if str(error).startswith(str(file)) else f"{file}: {error}"
+        raise ValueError(f"{told}; copy {folder} anew from where it came, or fit the run again") from error
 
 
 def save_state(file: Path, tensors: State, metadata: Mapping[str, str]) -> Path:
