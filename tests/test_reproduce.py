@@ -119,7 +119,8 @@ def test_a_dry_run_lists_the_work_and_does_none(
     ]
     assert "svm-2shot-seed0: evaluate paper on supervised-conv4-seed0" in lines
     assert "untrained-2shot-seed0: evaluate paper" in lines
-    assert "5 of 15 parts are runs to fit" in lines
+    # Two runs of MAML and the plain one of 4 iterations, two of DAML of 2; ten cells of 3 episodes, but of one row 2.
+    assert any(line.startswith("left: 5 runs to fit, 16 iterations; 10 evaluations, 28 episodes (") for line in lines)
     assert sum(line.count("empty") for line in lines) == 10
     assert any("paper 99.99" in line for line in lines)
     assert not list(tmp_path.iterdir())

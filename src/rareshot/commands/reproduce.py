@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Shown
 
 from rareshot.cells import Step, Todo, fill, found, learner_of, survey
-from rareshot.checkpoint import write_atomically
+from rareshot.checkpoint import last_training_state, write_atomically
 from rareshot.commands.fit import note_of
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, stoppable
@@ -241,16 +241,33 @@ def _note(record: Mapping[str, Any], seconds: Sequence[float]) -> str:
 
 
 def _show_todos(todos: Sequence[Todo], setting: Setting) -> None:
-    """What would be done, a line a cell, in order."""
+    """What would be done, a line a cell, in order; and how much that is."""
     CONSOLE.print(f"{setting.folder}, in the order of work:", soft_wrap=True)
+    iterations = episodes = 0
     for cell, run, fit, begins, protocols in todos:
         told = {"start": f"fit {run}", "checkpoint": f"go on with {run}"}
         work = [told.get(begins, f"fit {run} from the end of the warm-up of {begins}")] if fit else []
         judged = f" on {run}" if run and not fit else ""
         work += [f"evaluate {protocol}{judged}" for protocol in protocols]
+        iterations += _iterations(setting, cell, begins) if fit else 0
+        episodes += sum(len(setting.plans(cell, protocol)) for protocol in protocols)
         CONSOLE.print(f"{cell.name}: {'; '.join(work) or 'done'}", soft_wrap=True)
-    parts = sum(todo.fit + len(todo.protocols) for todo in todos)
-    CONSOLE.print(f"{sum(todo.fit for todo in todos)} of {parts} parts are runs to fit", soft_wrap=True)
+    runs, evaluations = sum(todo.fit for todo in todos), sum(len(todo.protocols) for todo in todos)
+    CONSOLE.print(
+        f"left: {runs} runs to fit, {iterations:,} iterations; {evaluations} evaluations, {episodes:,} episodes "
+        f"(how long such took: docs/results.md, benchmarks/README.md)",
+        soft_wrap=True,
+    )
+
+
+def _iterations(setting: Setting, cell: Cell, begins: str) -> int:
+    """Of the run that a cell lacks: all, those behind its checkpoint, or those behind the warm-up that it shares."""
+    name, run = setting.run_of(cell)
+    whole, warmup = (int(getattr(run.method, field, 0)) for field in ("iterations", "warmup"))
+    if begins == "checkpoint":
+        state = last_training_state(setting.run_folder(name))
+        return whole - (state.iteration if state else 0)
+    return whole if begins == "start" else whole - warmup
 
 
 def _show(
