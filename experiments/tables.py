@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 from scipy import stats
 
+from rareshot.checkpoint import load_learner, load_training_state, read_run
 from rareshot.evaluated import Evaluation, same_episodes
 from rareshot.evaluation import DRAWS, RUNS, by_pair
 from rareshot.experiments import TABLES, Row
@@ -250,6 +251,26 @@ def plain_seeds(part: Part) -> str:
     return markdown(["k", "training seed", *(row.label for row in rows)], drawn)
 
 
+def plain_apart(part: Part) -> str:
+    """Plain training's best rule less the MAML family over training seeds, k = 5, paired by seed and not."""
+
+    def means(key: str) -> list[float]:
+        return [each.auc.mean for each in sorted(runs_of(part, ROWS[key], 5, "paper"), key=lambda each: each.seed)]
+
+    drawn = []
+    for key in ("maml", "task-sampling", "daml"):
+        one, other = means("logistic-conv4"), means(key)
+        pair = paired(one, other, kind="over seeds")
+        welch = stats.ttest_ind(one, other, equal_var=False)
+        bounds = welch.confidence_interval(0.95)
+        apart = Interval(pair.interval.mean, bounds.low, bounds.high, len(one), "over seeds")
+        cells = [
+            f"{spanned(each, f'; p = {p:.2f}')}" for each, p in ((pair.interval, pair.p_value), (apart, welch.pvalue))
+        ]
+        drawn.append([ROWS[key].label, *(cell.replace("-", "\N{MINUS SIGN}") for cell in cells)])
+    return markdown(["features + logistic regression less", "paired by the seed's number", "unpaired (Welch)"], drawn)
+
+
 def seeds(part: Part) -> str:
     """The three methods of the paper's claim, seed by seed, k = 5."""
     rows = [row for row in TABLES["table1"].rows if row.key in ("maml", "task-sampling", "daml")]
@@ -315,17 +336,32 @@ def protocols(part: Part) -> str:
     return markdown(header, drawn)
 
 
+def fewer_images(part: Part) -> str:
+    """Seed 0 by both protocols where k is below 5, of what was judged by `full`."""
+    header, drawn = ["method", "backbone"], []
+    for shot in (1, 3):
+        header += [f"k = {shot}: `paper`", "`full`"]
+    for row in TABLES["table1"].rows:
+        cells = [row.label, row.backbone]
+        for shot, name in itertools.product((1, 3), ("paper", "full")):
+            first = [each for each in runs_of(part, row, shot, name) if not each.seed]
+            cells.append(spanned(first[0].auc, _fewer(first[0])) if first else NOT_RUN)
+        if set(cells[3::2]) != {NOT_RUN}:
+            drawn.append(cells)
+    return markdown(header, drawn)
+
+
 def over_lesions(evaluation: Evaluation) -> str:
     """The interval over lesions alone: its mean is that of the cell beside it."""
     over = evaluation.over_lesions
     return f"{100 * over.low:.1f} to {100 * over.high:.1f}" if over else ""
 
 
-def sites(part: Part) -> str:
-    """Each pair of classes over all sites and within one, seed 0, k = 5."""
+def sites(part: Part, shot: int) -> str:
+    """Each pair of classes over all sites and within one, seed 0."""
     found = {}
     for row in TABLES["table1"].rows:
-        for each in runs_of(part, row, 5, "site"):
+        for each in runs_of(part, row, shot, "site"):
             if not each.seed:
                 found[row.label, row.backbone] = by_pair(each.results)
     columns = sorted(next(iter(found.values())), key=lambda key: (key[1], key[0]))
@@ -356,16 +392,52 @@ def sites_apart(part: Part) -> str:
 
 
 def scatter(lines: Lines) -> str:
-    """How far the AUC of single runs lies apart, seed 0, and so a mean of the paper's 30 of them."""
+    """How far the AUC of single runs lies apart, seed 0, and so a mean of the paper's 30 of them; and of differences."""
     drawn = []
     for scale, shots in (("laptop", (1, 3, 5)), ("paper", (5,))):
-        for key, shot in itertools.product(("maml", "daml"), shots):
-            areas = runs_of(getattr(lines, scale), ROWS[key], shot, "paper")[0].aucs
-            sd = float(areas.std(ddof=1))
-            reach = 100 * float(stats.t.ppf(0.975, RUNS - 1)) * sd / math.sqrt(RUNS)
-            drawn.append([scale, ROWS[key].label, str(shot), f"{100 * sd:.1f}", f"±{reach:.1f}"])
-    header = ["scale", "method", "k", "standard deviation of single runs", f"95 % interval of a mean of {RUNS}"]
+        for shot in shots:
+            maml, sampling, daml = (
+                runs_of(getattr(lines, scale), ROWS[key], shot, "paper")[0].aucs
+                for key in ("maml", "task-sampling", "daml")
+            )
+            told = {
+                "MAML": maml,
+                "DAML": daml,
+                "DAML less MAML, in the same runs": daml - maml,
+                "DAML less task sampling, in the same runs": daml - sampling,
+            }
+            for name, areas in told.items():
+                sd = float(areas.std(ddof=1))
+                reach = 100 * float(stats.t.ppf(0.975, RUNS - 1)) * sd / math.sqrt(RUNS)
+                drawn.append([scale, str(shot), name, f"{100 * sd:.1f}", f"±{reach:.1f}"])
+    header = ["scale", "k", "method", "standard deviation of single runs", f"95 % interval of a mean of {RUNS}"]
     return markdown(header, drawn)
+
+
+def moved(results: Path) -> str:
+    """How far the outer loop took the weights after the warm-up, and how long a task's gradient was as it was counted."""
+    drawn = []
+    for scale, seed in itertools.product(("laptop", "paper"), range(SEVERAL)):
+        runs = results / scale / "isic2018" / "runs"
+        warm = load_training_state(runs / f"maml-5shot-seed{seed}" / "warmup.safetensors").weights
+        cells = [scale, str(seed)]
+        for key in ("maml", "daml-eta1", "daml-eta3", "daml", "daml-eta7"):
+            run = runs / f"{key}-5shot-seed{seed}"
+            if not run.is_dir():
+                cells.append(NOT_RUN)
+                continue
+            learnt = load_learner(run).state()
+            far = math.sqrt(sum(float(((learnt[name] - warm[name]) ** 2).sum()) for name in warm))
+            lengths = [
+                min(task["weight"] * task["gradient_norm"], read_run(run).method.clip)
+                for line in map(json.loads, (run / "log.jsonl").read_text().splitlines())
+                for task in line.get("tasks", [])
+                if line["iteration"] > read_run(run).method.warmup
+            ]
+            cells.append(f"{far:.2f} ({np.mean(lengths):.2f})")
+        drawn.append(cells)
+    names = ["MAML", *(f"DAML, η = {eta}" for eta in (1, 3, 5, 7))]
+    return markdown(["scale", "training seed", *names], drawn)
 
 
 def again(lines: Lines) -> str:
@@ -430,12 +502,17 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "paper": lambda lines: table(lines.paper, "table1", begun=True),
     "paper-seeds": lambda lines: seeds(lines.paper),
     "plain-seeds": lambda lines: plain_seeds(lines.paper),
+    "plain-apart": lambda lines: plain_apart(lines.paper),
+    "moved": lambda _: moved(ROOT / "results"),
     "phone": lambda lines: stand_in(lines.phone),
     "twins": lambda lines: twins(lines.laptop),
     "seeds": lambda lines: seeds(lines.laptop),
     "differences": differences,
     "protocols": lambda lines: protocols(lines.laptop),
-    "sites": lambda lines: sites(lines.laptop),
+    "fewer-images": lambda lines: fewer_images(lines.laptop),
+    "sites": lambda lines: sites(lines.laptop, 5),
+    "sites-3": lambda lines: sites(lines.laptop, 3),
+    "sites-1": lambda lines: sites(lines.laptop, 1),
     "site-differences": lambda lines: sites_apart(lines.laptop),
     "images": lambda lines: images(lines.laptop),
     "scatter": scatter,

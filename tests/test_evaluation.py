@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
-from rareshot.evaluation import PART, RUNS, RunResult, evaluate, overall, plan
+from rareshot.evaluation import FEWEST_DRAWS, PART, RUNS, RunResult, evaluate, overall, plan
 from rareshot.methods.maml import MAML
 from rareshot.metrics import ranking
 from rareshot.types import Classifier, Support
@@ -41,12 +41,14 @@ def test_a_blank_is_no_site(images: LabelledImages) -> None:
             )
 
 
-def test_the_paper_protocol_has_its_interval_over_whole_draws() -> None:
-    areas = np.random.default_rng(0).random(2 * RUNS + 10)
+def test_the_paper_protocol_has_its_interval_over_whole_draws_or_over_episodes_where_they_are_few() -> None:
+    areas = np.random.default_rng(0).random(FEWEST_DRAWS * RUNS + 10)
     results = [RunResult("paper", i, ("a", "b"), "", 30, 0.1, {"auc": value}) for i, value in enumerate(areas)]
     found = overall(results)
-    assert found.n == 2
-    assert found.mean == pytest.approx(areas[: 2 * RUNS].mean())
+    assert found.n == FEWEST_DRAWS
+    assert found.mean == pytest.approx(areas[: FEWEST_DRAWS * RUNS].mean())
+    few = overall(results[: FEWEST_DRAWS * RUNS - 1])
+    assert (few.n, few.kind) == (FEWEST_DRAWS * RUNS - 1, "over episodes")
     assert overall([replace(result, protocol="full") for result in results]).n == len(areas)
 
 

@@ -1,7 +1,8 @@
 """Fig. 3: training loss and test AUC over the steps of fine-tuning, for few and for many images (§3).
 
 One line of `fig3.jsonl` is a step of one k: the mean over 30 runs, as in the paper. Each run is an episode of the `paper`
-protocol: two rare classes, k images of each to tune on, 15 to be judged by. The paper shows k = 1, 3, 5 and a "large" one.
+protocol: two rare classes, k images of each to tune on, 15 to be judged by. Its text speaks of few and of a "large" k alone:
+which, and of which network, is our choice (docs/paper.md §27).
 """
 
 import json

@@ -32,6 +32,8 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 RUNS = 30
 """Runs of one draw of the `paper` protocol."""
 DRAWS = 20
+FEWEST_DRAWS = 10
+"""Draws that an interval over them needs; where there are fewer it is over episodes."""
 QUERY = 15
 SITE_EPISODES = 100
 """Episodes of each pair at each site."""
@@ -178,10 +180,13 @@ def query_scores(queries: Sequence[Query]) -> list[QueryScores]:
 
 
 def overall(results: Sequence[RunResult], metric: str = "auc") -> Interval:
-    """Mean of a metric with its interval: over episodes, or in the `paper` protocol over draws of 30 runs."""
+    """Mean of a metric with its interval: over episodes, or in the `paper` protocol over draws of 30 runs, from 10 of them on.
+
+    Runs are drawn apart from each other, so that both are right; few draws only make Student's t wide.
+    """
     values = [result.metrics[metric] for result in results]
     draws = len(values) // RUNS
-    if results[0].protocol == "paper" and draws > 1:
+    if results[0].protocol == "paper" and draws >= FEWEST_DRAWS:
         means = [float(np.mean(values[draw * RUNS : (draw + 1) * RUNS])) for draw in range(draws)]
         return interval(means, kind=f"over {draws} draws of {RUNS} runs")
     return interval(values, kind="over episodes")

@@ -35,7 +35,7 @@ from rareshot.report import Figure
 
 Array = npt.NDArray[Any]
 ETAS = (1.0, 3.0, 5.0, 7.0)
-"""Those of Table 2 and Fig. 2."""
+"""Those of Table 2."""
 HIGHEST = 4.0
 """Where Fig. 2 is cut off: `paper` goes on to 13.8 at L = 1."""
 

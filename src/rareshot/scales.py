@@ -1,4 +1,4 @@
-"""Presets of size and length, from a check that everything runs to the paper's own values (§2.3)."""
+"""Presets of size and length, from a check that everything runs to the paper's own length (§2.3; the size is ours, 84 px)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
