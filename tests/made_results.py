@@ -89,7 +89,7 @@ def write_evaluation(
         scores = 1 / (1 + np.exp(-rng.normal(shift * labels)))
         metrics = all_metrics(np.stack([1 - scores, scores], 1), labels)
         site = ("", "north")[i % 2] if protocol == "site" else ""
-        results.append(RunResult(protocol, i, pairs[i % 3], site, 12, 0.1, {m: metrics[m] for m in METRICS}))  # type: ignore[arg-type]
+        results.append(RunResult(protocol, i, pairs[i % len(pairs)], site, 12, 0.1, {m: metrics[m] for m in METRICS}))  # type: ignore[arg-type]
         queries.append(Query(scores.tolist(), labels.tolist(), list(range(12))))
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{protocol}-2way-{shot}shot{'-by-image' if by_image else ''}.jsonl"

@@ -2,6 +2,8 @@ import json
 import math
 import os
 import platform
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import torch
 from tiny import METHOD, RUN
 
-from rareshot import config
+from rareshot import checkpoint, config
 from rareshot.checkpoint import (
     KEPT,
     last_training_state,
@@ -188,3 +190,20 @@ def test_the_hash_tells_names_shapes_kinds_and_bits_apart() -> None:
         {"a": state["a"]},
     ]
     assert len({state_hash(state), *map(state_hash, others)}) == 6
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_is_of_the_package_and_not_of_a_repository_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / ".venv" / "rareshot"
+    package.mkdir(parents=True)
+    (package / "checkpoint.py").touch()
+    (tmp_path / "own.py").touch()
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "own.py"], [*who, "commit", "-qm", "Begin"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(checkpoint, "__file__", str(package / "checkpoint.py"))
+    assert versions()["commit"] == ""
+    subprocess.run(["git", "add", ".venv"], cwd=tmp_path, check=True)
+    assert versions()["commit"].endswith("-dirty")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -180,84 +179,6 @@ def test_compare_pairs_two_runs(
     assert "paper-2way-5shot" in capsys.readouterr().out
 
 
-def test_compare_says_who_sees_the_other_query_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_evaluation(tmp_path / "1", "maml", 1.0)
-    write_evaluation(tmp_path / "2", "maml-transductive", 2.0, inductive=False)
-    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2")]) == 0
-    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "Only the second sees the other query images" in told
-
-
-@pytest.mark.parametrize(
-    ("metric", "episodes", "told"),
-    [
-        ("auc", 18, {"lower is better": 0, "over 3 episodes": 6, "over 12 lesions": 6, "all sites": 3, "north": 3}),
-        ("brier", 18, {"lower is better": 1, "over 3 episodes": 6, "over 12 lesions": 0}),
-        ("auc", 7, {"over 2 episodes": 1, "one episode so far": 5}),
-    ],
-)
-def test_compare_speaks_of_each_place_by_itself(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str, episodes: int, told: dict[str, int]
-) -> None:
-    for name, row, shift in (("1", "maml", 1.0), ("2", "daml", 2.0)):
-        write_evaluation(tmp_path / name, row, shift, protocol="site", episodes=episodes)
-    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2"), "--metric", metric]) == 0
-    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert {words: text.count(words) for words in told} == told
-
-
-def test_compare_refuses_other_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_evaluation(tmp_path / "1", "maml", 1.0)
-    write_evaluation(tmp_path / "2", "daml", 1.0, classes=("c", "b", "a"))
-    for file in tmp_path.glob("*/*.jsonl"):
-        lines = file.read_text().splitlines()
-        header = {**json.loads(lines[0]), "data": {"name": "x", "rare": [], "fingerprint": "x"}}
-        file.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
-        file.with_suffix(".summary.json").unlink(missing_ok=True)
-    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2")]) == 2
-    assert "did not meet the same episodes" in " ".join(capsys.readouterr().err.split())
-
-
-@pytest.mark.parametrize(
-    ("lines", "told"),
-    [
-        (lambda lines: lines[:1], "nothing to compare"),
-        (lambda lines: lines[:2], "needs 2 episodes of both; there is 1"),
-        (lambda lines: ["{}", *lines[1:]], "its first line does not say of what it is"),
-        (lambda lines: [lines[0], lines[1].replace('"auc": ', '"auc": 7'), *lines[2:]], "line 2, is not an episode"),
-        (lambda lines: [lines[0], "[" * 100_000, *lines[2:]], "line 2, is damaged"),
-    ],
-)
-def test_compare_refuses_lines_that_are_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: Callable[[list[str]], list[str]], told: str
-) -> None:
-    write_evaluation(tmp_path / "1", "maml", 1.0)
-    file = write_evaluation(tmp_path / "2", "daml", 1.0)
-    file.with_suffix(".summary.json").unlink()
-    file.write_text("\n".join(lines(file.read_text().splitlines())) + "\n")
-    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2")]) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
-
-
-@pytest.mark.parametrize("text", ["[3]\n", '{"scores": [1]}\n', "x\n"])
-def test_compare_names_answers_that_are_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
-    write_evaluation(tmp_path / "1", "maml", 1.0)
-    file = write_evaluation(tmp_path / "2", "daml", 1.0).with_suffix(".queries.jsonl")
-    file.write_text(text)
-    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "2")]) == 2
-    assert f"{file} is damaged" in capsys.readouterr().err
-
-
-def test_compare_speaks_of_networks_and_not_of_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("[/1]", "[bold]2"):  # as they are, not as markup
-        write_evaluation(tmp_path / name, "maml", 1.0)
-    assert main(["compare", str(tmp_path / "[/1]"), str(tmp_path / "[bold]2")]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "[/1]" in told
-    assert "[bold]2" in told
-    assert "trained again, the order may turn" in told
-
-
 def test_a_report_writes_over_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_evaluation(tmp_path / "results", "maml", 1.0)
     page, notes = tmp_path / "report.html", tmp_path / "report.md"
@@ -285,7 +206,16 @@ def test_a_report_writes_over_nothing_else(tmp_path: Path, capsys: pytest.Captur
         (["fit", "maml", "--data", "DATA", "--out", "OUT", "--shot", "9"], "held_out leaves 8 groups"),
         (["fit", "maml", "--data", "DATA", "--out", "OUT", "--backbone", "nonet"], "no backbone 'nonet'"),
         (["fit", "maml", "--data", "DATA", "--out", "OUT", "--device", "tpu"], "device='tpu'"),
+        (
+            ["fit", "maml", "--data", "DATA", "--out", "OUT", "--size", "1200"],
+            "--size 1200: images have 1 to 1024 pixels",
+        ),
+        (["fit", "maml", "--data", "DATA", "--out", "OUT", "--size", "0"], "--size 0: images have 1 to 1024 pixels"),
         (["evaluate", "OUT", "--data", "DATA"], "holds no run"),
+        (
+            ["evaluate", "RUN", "--data", "DATA", "--protocol", "site", "--way", "3"],
+            "way=3: the site protocol is of pairs",
+        ),
         (["evaluate", "RUN", "--data", "DATA", "--by-image"], "by_image belongs to the paper protocol"),
         (["evaluate", "RUN", "--data", "DATA", "--shot", "1000"], "each class needs shot"),
         (["evaluate", "RUN", "--data", "DATA", "--episodes", "0"], "episodes=0"),
@@ -310,7 +240,8 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     places = {"DATA": str(made), "RUN": str(run), "RUN/run.json": f"{run}/run.json", "OUT": str(tmp_path / "out")}
     words = [places.get(word, word) for word in args]
-    words += [*rare, "--size", "28"] if args[0] == "fit" and len(args) > 2 else []
+    if args[0] == "fit" and len(args) > 2:
+        words += rare if "--size" in args else (*rare, "--size", "28")
     words += rare if args[0] == "evaluate" else ()
     assert main(words) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]

@@ -29,6 +29,11 @@ def test_an_episode_of_one_site_has_lesions_of_that_site_alone(images: LabelledI
         assert not item.site or set(there.tolist()) == {item.site}
 
 
+def test_the_site_protocol_is_of_pairs(images: LabelledImages) -> None:
+    with pytest.raises(ValueError, match="way=3: the site protocol is of pairs of classes"):
+        plan(images, "site", way=3, shot=2)
+
+
 def test_a_blank_is_no_site(images: LabelledImages) -> None:
     first = images.columns["site"][0]
     blank = replace(images, columns={"site": np.where(images.columns["site"] == first, "", images.columns["site"])})

@@ -96,6 +96,13 @@ def test_learning_curve_of_one_phase_has_no_mark(warmup: int) -> None:
     assert "Eq. (3) begins" not in _texts(figures.learning_curve(_records(), warmup))
 
 
+def test_an_iteration_whose_tasks_were_all_skipped_is_left_out_of_the_curve() -> None:
+    records = _records()
+    whole = figures.learning_curve([each for each in records if each["iteration"] != 5], 6)
+    records[4] |= {"loss": None, "tasks": []}
+    assert figures.learning_curve(records, 6) == whole
+
+
 def test_smoothing_leaves_a_constant_as_it_is() -> None:
     assert figures._smoothed(np.full(40, 0.3)) == pytest.approx(np.full(40, 0.3))
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from rareshot.backbones import NORM_MODES, HeadMode, NormMode
 from rareshot.backbones.norms import needs_moments, norms_of
 from rareshot.inner import adapt, adapt_to_support, adapted_names, norm_of, query_logits, support_moments
+from rareshot.methods.maml import MAML
 
 STEPS, LR = 3, 0.05
 
@@ -164,5 +165,7 @@ def test_norm_of_names_the_mode() -> None:
 
 
 def test_what_cannot_be_adapted_is_refused() -> None:
+    with pytest.raises(ValueError, match="sampling='curiculum' is neither uniform nor curriculum"):
+        MAML(sampling="curiculum")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="adapted='body' is neither all nor head"):
         adapted_names({}, "body")

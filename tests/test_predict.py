@@ -217,6 +217,9 @@ def test_every_class_of_a_folder_counts_whatever_known_set_it_resembles(tmp_path
     for at, name in enumerate(names):
         put(tmp_path / name / "1.png", 10 * at, at)
     assert read_support(tmp_path, 16).classes == names
+    table = tmp_path / "few.csv"
+    table.write_text("path,label\n" + "".join(f"{name}/1.png,{name}\n" for name in names))
+    assert read_support(table, 16).classes == names
 
 
 def test_a_folder_comes_before_a_word(made: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

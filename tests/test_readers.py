@@ -277,7 +277,7 @@ def test_a_forged_npz_is_refused_before_memory_is_set_aside(tmp_path: Path) -> N
         read_listing(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("evil.py", b"x")
-    with pytest.raises(ValueError, match=r"needs train_images and train_labels .* it holds nothing"):
+    with pytest.raises(ValueError, match=r"needs train_images and train_labels .* holds none of them"):
         read_listing(file)
 
 

@@ -441,6 +441,13 @@ def test_one_site_stands_beside_all(tmp_path: Path) -> None:
     assert "MAML, site north" in section.figures[0].alt
 
 
+def test_a_pair_that_only_a_smaller_k_has_lesions_for_has_no_chart(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0, protocol="site", shot=1, episodes=12)
+    write_evaluation(tmp_path / "3", "maml", 1.0, protocol="site", shot=3, episodes=12, classes=("a", "b"))
+    (section,) = twin_sections(_part(tmp_path))
+    assert [figure.alt.partition(":")[0] for figure in section.figures] == ["a and b"]
+
+
 def test_within_a_site_the_difference_has_its_interval_over_lesions(tmp_path: Path) -> None:
     file = write_evaluation(tmp_path, "maml", 1.0, protocol="site", episodes=12, classes=("a", "b", "c"))
     told = json.loads(file.with_suffix(".summary.json").read_text())

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 from tiny_table import SMALL, lesions
 
 from rareshot.checkpoint import Run
-from rareshot.evaluation import Plan, RunResult, plan
+from rareshot.evaluation import METRICS, Plan, Query, RunResult, plan
 from rareshot.locks import hold
-from rareshot.results import header_of, judge
+from rareshot.results import header_of, judge, summary_of
 from rareshot.types import Learner
 
 NAME = "paper-2way-2shot"
@@ -113,3 +114,16 @@ def test_damaged_lines_are_named_and_kept(
     with pytest.raises(ValueError, match=rf"{NAME}\.jsonl is damaged"):
         judged(tmp_path, learner, plans)
     assert file.read_bytes() == damage
+
+
+def test_too_few_lesions_leave_an_interval_out_and_the_rest_stands(learner: Learner) -> None:
+    told = header(learner)
+    metrics = dict.fromkeys(METRICS, 0.5)
+    results = [RunResult("paper", i, ("a", "b"), "", 3, 0.1, metrics) for i in range(4)]
+    queries = [Query([0.1, 0.8, 0.6], [0, 1, 1], [0, i + 1, i + 2]) for i in range(4)]  # one lesion of class a
+    summary = summary_of(told, results, queries)
+    assert "auc_over_lesions" not in summary
+    assert summary["metrics"]["auc"]["n"] == 4
+    by_site = summary_of({**told, "protocol": "site"}, [replace(each, protocol="site") for each in results], queries)
+    assert by_site["pairs"][0]["lesions"] == {"a": 1, "b": 5}
+    assert "auc_over_lesions" not in by_site["pairs"][0]

@@ -1,6 +1,7 @@
 """Learners that travel: what comes out is what went in, and nothing that is not sound comes in."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -108,6 +109,16 @@ def test_the_card_says_what_was_measured_and_what_was_not(run: Path) -> None:
     assert "Not calibrated" in card
     (run / "paper-2way-2shot.summary.json").unlink()
     assert "Not measured" in model_card(run)
+
+
+def test_a_pair_of_one_episode_has_no_interval_in_the_card(run: Path) -> None:
+    file = run / "paper-2way-2shot.summary.json"
+    told = json.loads(file.read_text())
+    told["pairs"][0]["auc"] |= {"n": 1, "low": math.nan, "high": math.nan}
+    file.write_text(json.dumps(told))
+    card = model_card(run)
+    assert "nan" not in card
+    assert "| none | over episodes |" in card
 
 
 def test_the_card_of_a_transductive_or_pretrained_learner_says_so(run: Path) -> None:

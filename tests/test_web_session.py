@@ -1,6 +1,8 @@
 """One person's session of the page, without the page."""
 
 import csv
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,41 @@ def test_new_photographs_undo_what_was_learned(session: Session, run: Path, tmp_
     session.add_support(0, uploads(tmp_path / "more", 1, 60, seed=77))
     assert session.predictor is None
     assert session.told == []
+
+
+def test_answers_to_images_that_went_meanwhile_are_not_shown(session: Session, run: Path, tmp_path: Path) -> None:
+    filled(session, tmp_path).learn(str(run), ["rosacea", "lupus"])
+    told = session.judge()
+    predictor, photographs = session.judged(told)
+    assert predictor is session.predictor
+    assert [one.name for one in photographs] == [one.path for one in told]
+    session.clear_new()
+    with pytest.raises(ValueError, match="The images have changed"):
+        session.judged(told)
+
+
+@pytest.mark.parametrize("conditions", [3, 4])
+def test_photographs_for_a_condition_that_moved_up_meanwhile_are_not_taken(
+    session: Session, tmp_path: Path, conditions: int
+) -> None:
+    filled(session, tmp_path)
+    while len(session.conditions) < conditions:
+        session.add_condition()
+    failed: list[str] = []
+
+    def drop() -> None:
+        with pytest.raises(ValueError, match="The conditions have changed meanwhile") as caught:
+            session.add_support(2, uploads(tmp_path / "late", 1, 90))
+        failed.append(str(caught.value))
+
+    waiting = threading.Thread(target=drop)
+    with session.alone():
+        waiting.start()
+        time.sleep(0.2)  # until it waits for the session
+        session.remove_condition(1)
+    waiting.join()
+    assert failed
+    assert [len(held) for held in session.conditions] == [3, *[0] * (conditions - 2)]
 
 
 def test_conditions_come_and_go(session: Session, tmp_path: Path) -> None:

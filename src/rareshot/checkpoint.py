@@ -254,16 +254,17 @@ def _number(checkpoint: Path) -> int:
 
 
 def _commit() -> str:
-    here = Path(__file__).resolve().parent
+    """Of this very file's repository; empty where the package was installed, if within another repository, or even its own."""
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        asked = ["git", *words]
+        return subprocess.run(
+            asked, cwd=here.parent, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+
     try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return ""
-    return told.stdout.strip()

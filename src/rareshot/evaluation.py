@@ -96,7 +96,7 @@ def plan(
         by_image: let photographs of one lesion stand on both sides (`paper` only).
 
     Raises:
-        ValueError: if the classes cannot fill the episodes, or `site` has no site column or no pair.
+        ValueError: if the classes cannot fill the episodes, or `site` has no site column or no pair, or is asked for another way.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is not a protocol; choose from {', '.join(PROTOCOLS)}")
@@ -104,6 +104,8 @@ def plan(
         raise ValueError(f"by_image belongs to the paper protocol, not to {protocol}")
     if count is not None and count < 1:
         raise ValueError(f"episodes={count}: at least 1 is needed")
+    if protocol == "site" and way != 2:
+        raise ValueError(f"way={way}: the site protocol is of pairs of classes; leave way at 2")
     if protocol == "site":
         return _site_plan(images, shot, seed, count or SITE_EPISODES)
     spec = EpisodeSpec(way, shot, QUERY if protocol == "paper" else None)

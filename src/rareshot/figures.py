@@ -98,6 +98,7 @@ def episode_picture(episode: Episode, probabilities: Float[Tensor, "q way"], cap
 @styled
 def learning_curve(records: Sequence[Record], warmup: int, caption: str = "") -> Figure:
     """Query loss of each iteration, smoothed, and validation AUC; a line where the warm-up ends and Eq. (3) begins."""
+    records = [record for record in records if record["loss"] is not None]  # without those whose tasks were all skipped
     iterations = np.array([record["iteration"] for record in records])
     loss = np.array([record["loss"] for record in records])
     points = [(r["iteration"], r["validation_auc"]) for r in records if "validation_auc" in r]

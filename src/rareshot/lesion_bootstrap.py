@@ -15,6 +15,10 @@ from rareshot.statistics import Interval, check_level, finite
 Array = npt.NDArray[Any]
 
 
+class TooFewLesionsError(ValueError):
+    """An interval over lesions would say nothing: too often none of a class is drawn."""
+
+
 @dataclass(frozen=True, eq=False)
 class QueryScores:
     """What a classifier said of the query images of one 2-way episode.
@@ -62,8 +66,8 @@ def bootstrap_over_groups(
     be judged, not of others to learn from.
 
     Raises:
-        ValueError: if there is no episode, or the lesions are so few that over 1 in 20 resamples keep no episode with
-            both classes; up to there, such resamples are left out.
+        TooFewLesionsError: if over 1 in 20 resamples keep no episode with both classes; up to there, such are left out.
+        ValueError: if there is no episode.
     """
     names = _names(episodes)
     replicates, mean = _replicates(episodes, names, resamples, seed)
@@ -166,9 +170,9 @@ def _replicates(episodes: Sequence[QueryScores], names: Array, resamples: int, s
         defined += ~np.isnan(area)
     empty = int((defined[:-1] == 0).sum())
     if empty > resamples / 20:
-        raise ValueError(
+        raise TooFewLesionsError(
             f"{lesions} lesions are too few to resample: {empty} of {resamples} resamples leave no episode with images "
-            "of both classes, and at most 1 in 20 may; give more query lesions, or use interval(), over episodes"
+            "of both classes, and at most 1 in 20 may; the interval over episodes asks for none"
         )
     means = np.divide(areas, defined, out=np.full(resamples + 1, np.nan), where=defined > 0)
     return means[:-1], float(means[-1])

@@ -5,6 +5,7 @@ called so. Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,10 +103,7 @@ def _measured(folder: Path) -> str:
                 )
                 for pair in told["pairs"]
             ]
-            rows += [
-                (*words, _percent(auc.mean), f"{_percent(auc.low)} to {_percent(auc.high)}", auc.kind)
-                for words, auc in cells
-            ]
+            rows += [(*words, _percent(auc.mean), _bounds(auc), auc.kind) for words, auc in cells]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{file} is no sound summary ({error!r}); remove it and evaluate again") from error
     if not rows:
@@ -168,6 +166,10 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [header, *rows]
     drawn = ["| " + " | ".join(map(as_markdown, line)) + " |" for line in lines]
     return "\n".join([drawn[0], "|---" * len(header) + "|", *drawn[1:]])
+
+
+def _bounds(auc: Interval) -> str:
+    return "none" if math.isnan(auc.low) else f"{_percent(auc.low)} to {_percent(auc.high)}"
 
 
 def _percent(share: float) -> str:

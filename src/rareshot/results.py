@@ -31,8 +31,9 @@ from rareshot.evaluation import (
     query_scores,
     result_of,
 )
-from rareshot.lesion_bootstrap import bootstrap_apart_over_groups, bootstrap_over_groups
+from rareshot.lesion_bootstrap import TooFewLesionsError, bootstrap_apart_over_groups, bootstrap_over_groups
 from rareshot.locks import HeldElsewhereError, hold
+from rareshot.raw_lines import whole_lines
 from rareshot.types import Learner
 
 ObserveEpisode = Callable[[int, float], None]
@@ -101,7 +102,7 @@ def judge(
                 f"{lines} is being written by another process; wait for it, or choose another --out", folder.name
             )
         results = _done(lines, header, plans)
-        queries = _queries(scores)
+        queries = _queries(lines, scores)
         if len(queries) < len(results):
             return results[: len(plans)], _kept_summary(lines, results, len(plans))
         with scores.open("a+", newline="\n") as out_scores:
@@ -134,8 +135,9 @@ def summary_of(header: Mapping[str, Any], results: list[RunResult], queries: lis
     summary: dict[str, Any] = {**header, "versions": versions()}
     if header["protocol"] != "site":
         summary["metrics"] = {metric: asdict(overall(results, metric)) for metric in METRICS}
-        if header["way"] == 2:
-            summary["auc_over_lesions"] = asdict(bootstrap_over_groups(query_scores(queries)))
+        with suppress(TooFewLesionsError):
+            if header["way"] == 2:
+                summary["auc_over_lesions"] = asdict(bootstrap_over_groups(query_scores(queries)))
     places = _places(results, queries) if header["protocol"] == "site" else {}
     summary["pairs"] = [
         {"site": site, "classes": list(classes), "auc": asdict(cell), **places.get((site, classes), {})}
@@ -158,14 +160,13 @@ def _places(results: Sequence[RunResult], queries: Sequence[Query]) -> dict[Plac
     told: dict[Place, dict[str, Any]] = {}
     for place, own in found.items():
         scores = query_scores(own)
-        told[place] = {
-            "lesions": {name: len(groups) for name, groups in lesions[place].items()},
-            "auc_over_lesions": asdict(bootstrap_over_groups(scores)),
-        }
+        told[place] = {"lesions": {name: len(groups) for name, groups in lesions[place].items()}}
         everywhere = found.get(("", place[1]), [])
-        if place[0] and everywhere:
-            apart = bootstrap_apart_over_groups(scores, query_scores(everywhere))
-            told[place]["less_all_sites_over_lesions"] = asdict(apart)
+        with suppress(TooFewLesionsError):
+            told[place]["auc_over_lesions"] = asdict(bootstrap_over_groups(scores))
+            if place[0] and everywhere:
+                apart = bootstrap_apart_over_groups(scores, query_scores(everywhere))
+                told[place]["less_all_sites_over_lesions"] = asdict(apart)
     return told
 
 
@@ -183,7 +184,7 @@ def evaluations(folder: Path) -> dict[str, Path]:
 def read_queries(file: Path) -> list[Query]:
     """What was said of the query images of a file of raw lines; empty where that was not kept."""
     scores = file.with_suffix(".queries.jsonl")
-    return [Query(**json.loads(line)) for line in scores.read_text().splitlines()] if scores.exists() else []
+    return [Query(**json.loads(line)) for line in whole_lines(scores)] if scores.exists() else []
 
 
 def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list[RunResult]:
@@ -227,13 +228,11 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[st
             yield name
 
 
-def _queries(scores: Path) -> list[Query]:
+def _queries(lines: Path, scores: Path) -> list[Query]:
     """What was said of the images of an earlier call; nothing where that was not kept."""
-    if not scores.exists():
-        return []
     try:
-        return [Query(**json.loads(line)) for line in _whole_lines(scores)]
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        return read_queries(lines)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{scores} is damaged ({error}); move it and the lines beside it away") from error
 
 

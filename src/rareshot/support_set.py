@@ -171,7 +171,7 @@ def _refuse_classes(classes: tuple[str, ...]) -> None:
 def _listing(path: Path) -> Listing:
     """As `read_listing`, but every folder in a folder is a class, and no card of a known data set decides what is rare."""
     if not path.is_dir() or any((path / name).is_file() for name in ("labels.csv", "labels.tsv")):
-        listing = read_listing(path)
+        listing = read_listing(path, known=())
         if listing.pixels is not None:
             raise ValueError(f"{path}: support images come as files: give a folder a class, or a table of path,label")
         return listing

@@ -1,6 +1,7 @@
 """`rareshot compare RUN RUN`: is one trained learner better than another beyond noise?"""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE
 from rareshot.evaluated import EPISODES, Evaluation, read_evaluation, same_episodes, scores_of
 from rareshot.evaluation import LOWER_IS_BETTER, METRICS, place_of
-from rareshot.lesion_bootstrap import bootstrap_pairs_over_groups
+from rareshot.lesion_bootstrap import TooFewLesionsError, bootstrap_pairs_over_groups
 from rareshot.results import evaluations
 from rareshot.statistics import paired
 
@@ -58,23 +59,35 @@ def compare(args: Sequence[str]) -> None:
     table = Table(title=f"{options.first} - {options.second}, {options.metric}{better}", title_justify="left")
     for column in ("evaluation", "first", "second", "difference and what it means"):
         table.add_column(column)
+    rows, refused = [], []
     for name in both:
         one, other = (where[name] for where in found)
-        for key in EPISODES:
-            if one.header.get(key) != other.header.get(key):
-                raise ValueError(
-                    f"{name}: the two differ in {key} ({one.header.get(key)} and {other.header.get(key)}), so nothing pairs"
-                )
-        if not same_episodes(one, other):
-            raise ValueError(f"{name}: the two did not meet the same episodes in one order, so nothing pairs")
+        if reason := _unpaired(one, other):
+            refused.append((name, "", "", f"not compared: {reason}"))
+            continue
         count = min(len(one.results), len(other.results))
-        if count < 2:
-            raise ValueError(f"{name}: a comparison needs 2 episodes of both; there is {count} so far: evaluate more")
         for place, episodes in _places(one, count).items():
             found_there = _compared(one, other, options.metric, episodes) if len(episodes) > 1 else ("", "", ONE)
-            table.add_row(name + place, *found_there)
+            rows.append((name + place, *found_there))
+    if not rows:
+        name, _, _, reason = refused[0]
+        raise ValueError(f"{name} is {reason}")
+    for row in (*rows, *refused):
+        table.add_row(*row)
     CONSOLE.print(table)
     CONSOLE.print(SEEDS, soft_wrap=True)
+
+
+def _unpaired(one: Evaluation, other: Evaluation) -> str:
+    """Why two evaluations cannot be compared episode by episode; empty if they can."""
+    for key in EPISODES:
+        if one.header.get(key) != other.header.get(key):
+            return f"the two differ in {key} ({one.header.get(key)} and {other.header.get(key)}), so nothing pairs"
+    if not same_episodes(one, other):
+        return "the two did not meet the same episodes in one order, so nothing pairs"
+    if (count := min(len(one.results), len(other.results))) < 2:
+        return f"a comparison needs 2 episodes of both; there is {count} so far: evaluate more"
+    return ""
 
 
 def _places(evaluation: Evaluation, count: int) -> dict[str, list[int]]:
@@ -99,7 +112,8 @@ def _compared(one: Evaluation, other: Evaluation, metric: str, episodes: Sequenc
         scores = [scores_of(each) for each in (one, other)]
         if scores[0] is not None and scores[1] is not None:
             these = [[of[episode] for episode in episodes] for of in (scores[0], scores[1])]
-            text += f"\n{bootstrap_pairs_over_groups(*these)}"
+            with suppress(TooFewLesionsError):
+                text += f"\n{bootstrap_pairs_over_groups(*these)}"
     first, second = (f"{sum(each) / len(each):.4f}" for each in values)
     return first, second, text
 

@@ -19,7 +19,7 @@ def tensorboard_writer(folder: Path) -> Callable[[Mapping[str, Any]], None]:
 
     def write(record: Mapping[str, Any]) -> None:
         for name in ("loss", "meta_lr", "lr", "accuracy", "seconds", "validation_auc"):
-            if name in record:
+            if record.get(name) is not None:  # an iteration whose tasks were all skipped has no loss
                 writer.add_scalar(name, record[name], record["iteration"])
         for task in record.get("tasks", ()):
             if "loss" in task:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from rareshot.checkpoint import (
+    LARGEST,
     Run,
     last_training_state,
     read_run,
@@ -67,7 +68,10 @@ def fit(args: Sequence[str]) -> None:
     kind: Any = Fit
     options: Fit[Any] = parse(kind[type(preset)], args[1:], f"rareshot fit {name}", default=default)
     options.machine.start()
-    run = _run_of(options, name, options.size or SCALES[scale].size)
+    size = SCALES[scale].size if options.size is None else options.size
+    if not 1 <= size <= LARGEST:
+        raise ValueError(f"--size {size}: images have 1 to {LARGEST} pixels a side here")
+    run = _run_of(options, name, size)
     images = load_images(options.data, run.size, options.rare)
     common = images.common()
     facts: dict[str, Any] = {
@@ -122,7 +126,7 @@ def _run_of(options: Fit[Any], name: str, size: int) -> Run:
         return run
     if (out / "run.json").exists():
         raise ValueError(f"{out} holds a run already; go on with it by --resume, or choose another --out")
-    scale = options.scale if (options.size or size) == SCALES[options.scale].size else "own"
+    scale = options.scale if size == SCALES[options.scale].size else "own"
     if at_scale(options.method, options.scale) != options.method:
         scale = "own"
     return Run(options.method, name, options.seed, size, scale, {}, versions())

@@ -41,8 +41,7 @@ def read_npz(path: Path, rare: tuple[str, ...]) -> Listing:
         numbers += _numbers(path, split, labels, len(images))
         splits += [split] * len(images)
     if not parts:
-        have = ", ".join(sorted(arrays)) or "nothing"
-        raise BadFileError(str(path), f"needs train_images and train_labels (and val_, test_); it holds {have}")
+        raise BadFileError(str(path), "needs train_images and train_labels (and val_, test_), and holds none of them")
     if len({part.shape[1:] for part in parts}) > 1:
         raise BadFileError(str(path), "holds images of different sizes in its splits")
     is_derma = "dermamnist" in path.stem.lower()

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from rareshot.data.cards import DERMOFIT, ISIC2018, PAD_UFES_20
+from rareshot.data.cards import DERMOFIT, ISIC2018, PAD_UFES_20, DataCard
 from rareshot.data.decode import SUFFIXES
 from rareshot.data.files import BadFileError, is_bare_dicom
 from rareshot.data.folders import Folder, read_folder_a_class, scan
@@ -35,12 +35,13 @@ _HELP = (
 )
 
 
-def read_listing(path: str | Path, rare: Sequence[str] = ()) -> Listing:
+def read_listing(path: str | Path, rare: Sequence[str] = (), *, known: Sequence[DataCard] = KNOWN) -> Listing:
     """What is at `path`, without opening an image.
 
     Args:
         path: a folder, a table or an .npz file.
         rare: the rare classes; empty for those of a known data set.
+        known: cards by which a table of labels, or folders, may be known.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -56,7 +57,7 @@ def read_listing(path: str | Path, rare: Sequence[str] = ()) -> Listing:
     except (OSError, ValueError) as error:
         raise BadFileError(str(path), f"cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
-        return _read_folder(path, rare)
+        return _read_folder(path, rare, known)
     suffix = path.suffix.lower()
     if not stat.S_ISREG(mode):
         raise BadFileError(str(path), "is not a regular file but a pipe, socket or device")
@@ -64,10 +65,10 @@ def read_listing(path: str | Path, rare: Sequence[str] = ()) -> Listing:
         return read_npz(path, rare)
     if suffix not in TABLE_SUFFIXES:
         raise BadFileError(str(path), f"is not a folder, a table ({', '.join(TABLE_SUFFIXES)}) or an .npz file")
-    return _read_labels(path.parent, path.stem, read_table(path), rare)
+    return _read_labels(path.parent, path.stem, read_table(path), rare, known)
 
 
-def _read_folder(root: Path, rare: tuple[str, ...]) -> Listing:
+def _read_folder(root: Path, rare: tuple[str, ...], known: Sequence[DataCard]) -> Listing:
     names = scan(root)
     if f"{_ISIC}_Input" in names.folders:
         return _read_isic(root, rare)
@@ -76,8 +77,8 @@ def _read_folder(root: Path, rare: tuple[str, ...]) -> Listing:
         return _read_ham(root, names, metadata[0], rare)
     labels = [name for name in ("labels.csv", "labels.tsv") if name in names.files]
     if labels:
-        return _read_labels(root, root.resolve().name, read_table(root / labels[0]), rare)
-    listing = read_folder_a_class(root, names, rare, known=KNOWN)
+        return _read_labels(root, root.resolve().name, read_table(root / labels[0]), rare, known)
+    listing = read_folder_a_class(root, names, rare, known=known)
     if listing is not None:
         return listing
     if {"manifest.json", "pixels.npy"} <= set(names.files):
@@ -96,9 +97,9 @@ def _read_folder(root: Path, rare: tuple[str, ...]) -> Listing:
     raise BadFileError(str(root), f"has no layout that rareshot knows; {_HELP}")
 
 
-def _read_labels(root: Path, name: str, table: Table, rare: tuple[str, ...]) -> Listing:
+def _read_labels(root: Path, name: str, table: Table, rare: tuple[str, ...], known: Sequence[DataCard]) -> Listing:
     has_images = (root / "images").is_dir() and not {"path", "label"} <= set(table.header)
-    return (_read_images if has_images else _read_table_of_paths)(root, name, table, rare)
+    return (_read_images if has_images else _read_table_of_paths)(root, name, table, rare, known)
 
 
 def _read_isic(root: Path, rare: tuple[str, ...]) -> Listing:
@@ -161,7 +162,7 @@ def _read_ham(root: Path, names: Folder, metadata: str, rare: tuple[str, ...]) -
     )
 
 
-def _read_images(root: Path, name: str, table: Table, rare: tuple[str, ...]) -> Listing:
+def _read_images(root: Path, name: str, table: Table, rare: tuple[str, ...], known: Sequence[DataCard]) -> Listing:
     lacking = table.lacking(("image_id", "dx"))
     if lacking:
         lacking.append(Problem(table.name, "needs image_id and dx with a folder images/, or path and label"))
@@ -173,14 +174,16 @@ def _read_images(root: Path, name: str, table: Table, rare: tuple[str, ...]) -> 
         f"images/ and {table.name}; {_group_words(table)}",
         entries,
         name=name,
-        known=KNOWN,
+        known=known,
         rare=rare,
         problems=problems,
         left_out=images.left_out(),
     )
 
 
-def _read_table_of_paths(root: Path, name: str, table: Table, rare: tuple[str, ...]) -> Listing:
+def _read_table_of_paths(
+    root: Path, name: str, table: Table, rare: tuple[str, ...], known: Sequence[DataCard]
+) -> Listing:
     lacking = table.lacking(("path", "label"))
     if lacking:
         lacking.append(Problem(table.name, "needs path and label, or image_id and dx with a folder images/ beside it"))
@@ -196,7 +199,7 @@ def _read_table_of_paths(root: Path, name: str, table: Table, rare: tuple[str, .
         extra = {column: value for column, value in row.fields.items() if column not in ("path", "label")}
         entries.append(Entry(file, row.fields["label"], row.fields[group] if group else file, file, row.where, extra))
     layout = f"table of paths, {table.name}; {_group_words(table)}"
-    return list_entries(root, layout, entries, name=name, known=KNOWN, rare=rare, problems=problems)
+    return list_entries(root, layout, entries, name=name, known=known, rare=rare, problems=problems)
 
 
 def _entries(rows: Sequence[Row], images: "_Images", groups: Sequence[str], problems: list[Problem]) -> list[Entry]:

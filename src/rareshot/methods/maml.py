@@ -114,6 +114,8 @@ class MAML:
             raise ValueError(f"width={self.width} must be at least 1, or None for the paper's")
         if self.adapted not in ("all", "head"):
             raise ValueError(f"adapted={self.adapted!r} is neither all nor head")
+        if self.sampling not in ("uniform", "curriculum"):
+            raise ValueError(f"sampling={self.sampling!r} is neither uniform nor curriculum")
         if self.hessian not in ("float32", "bfloat16"):
             raise ValueError(f"hessian={self.hessian!r} is neither float32 nor bfloat16")
         explicit_one = self.fast and self.backbone == "conv4" and self.adapted == "all" and self.norm in NORMS

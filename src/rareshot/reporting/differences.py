@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rareshot.evaluated import Array, Evaluation, same_episodes, scores_of
-from rareshot.lesion_bootstrap import bootstrap_pairs_over_groups
+from rareshot.lesion_bootstrap import TooFewLesionsError, bootstrap_pairs_over_groups
 from rareshot.paper_figures import critical_difference
 from rareshot.report import Figure, Section
 from rareshot.reporting.lines import EPISODES, Line, Part
@@ -201,14 +201,17 @@ def _count(pairs: Pairs) -> int:
 
 
 def _over_lesions(pair: tuple[Evaluation, Evaluation]) -> Interval | None:
-    """None where what was said of each image was not kept, or is still being written."""
+    """None where what was said of each image was not kept or is still being written, or the lesions are too few."""
     if not all(each.finished and each.over_lesions is not None for each in pair):
         return None
     scores = [scores_of(each) for each in pair]
     if scores[0] is None or scores[1] is None:
         return None
     count = _count([pair])
-    return bootstrap_pairs_over_groups(scores[0][:count], scores[1][:count])
+    try:
+        return bootstrap_pairs_over_groups(scores[0][:count], scores[1][:count])
+    except TooFewLesionsError:
+        return None
 
 
 def _p(value: float) -> str:

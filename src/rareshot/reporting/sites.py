@@ -43,7 +43,10 @@ def site_section(part: Part) -> Section | None:
     at_largest = {line: _intervals(each) for (line, shot), each in found.items() if shot == largest}
     pairs = dict.fromkeys(pair for _, pair in places)
     series = [_series(site) for site in sorted({site for site, _ in places})]
-    figures = [_chart(part, pair, largest, at_largest, series) for pair in pairs]
+    drawn = {
+        pair for cells in at_largest.values() for _, pair in cells
+    }  # others had lesions enough at a smaller k alone
+    figures = [_chart(part, pair, largest, at_largest, series) for pair in pairs if pair in drawn]
     return Section(f"Lesion or camera? ({part.name})", text, figures, Table(caption, header, tuple(rows)))
 
 

@@ -142,7 +142,7 @@ class Deeds:
         told = yield from _steps(
             lambda observe: session.judge(observe=observe), parts.judged, "Judging: images", "Judging"
         )
-        predictor, photographs = session.learned(), session.new
+        predictor, photographs = session.judged(told)
         pictures = [photograph.thumbnail for photograph in photographs]
         yield {
             parts.answers: view.answer_cards(predictor.classes, told, pictures),

@@ -23,11 +23,13 @@ from rareshot.data.files import Observe, ignore
 from rareshot.predict import Answer, Predictor, adapt_to, answer, find_learner, write_answers
 from rareshot.support_set import SupportSet
 from rareshot.trust import Suspects
+from rareshot.web.conditions import by_name
 from rareshot.web.intake import Photograph, Upload, take
-from rareshot.web.limits import MOST_CONDITIONS, MOST_NEW, MOST_OF_A_CONDITION, MOST_SUPPORT, no_room, refuse_name
+from rareshot.web.limits import MOST_CONDITIONS, MOST_NEW, MOST_OF_A_CONDITION, MOST_SUPPORT, no_room
 from rareshot.web.why import Why, why
 
 REPORT = "report.html"
+CHANGED = "The images have changed: press “Judge the new images” again."
 
 
 class EndedError(ValueError):
@@ -61,6 +63,7 @@ class Session:
         self.touched = time.monotonic()
         self.ended = False
         self._lock = threading.RLock()
+        self._removed = 0
         for inside in ("support", "new", "out"):
             (folder / inside).mkdir(parents=True, mode=0o700)
 
@@ -100,8 +103,13 @@ class Session:
             self.conditions.append([])
 
     def remove_condition(self, at: int) -> None:
-        """Without condition `at` and its photographs; what was learned is forgotten."""
-        with self.alone():
+        """Without condition `at` and its photographs; what was learned is forgotten.
+
+        Raises:
+            ValueError: if another was removed while this waited, or there is none at `at`.
+        """
+        with self._as_numbered(at):
+            self._removed += 1
             for photograph in self.conditions.pop(at):
                 photograph.file.unlink()
             while len(self.conditions) < 2:
@@ -109,8 +117,12 @@ class Session:
             self._forget()
 
     def add_support(self, at: int, uploads: Sequence[Upload]) -> list[str]:
-        """Photographs for condition `at`; why some were not taken. What was learned before is forgotten."""
-        with self.alone():
+        """Photographs for condition `at`; why some were not taken. What was learned before is forgotten.
+
+        Raises:
+            ValueError: as `remove_condition`.
+        """
+        with self._as_numbered(at):
             taken, refused = take(uploads, self.folder / "support")
             self._forget()
             held = self.conditions[at]
@@ -124,8 +136,12 @@ class Session:
             return refused
 
     def clear_support(self, at: int) -> None:
-        """Without the photographs of condition `at`."""
-        with self.alone():
+        """Without the photographs of condition `at`.
+
+        Raises:
+            ValueError: as `remove_condition`.
+        """
+        with self._as_numbered(at):
             for photograph in self.conditions[at]:
                 photograph.file.unlink()
             self.conditions[at] = []
@@ -175,7 +191,7 @@ class Session:
         """
         with self.alone():
             self._forget()
-            named = self._named(names)
+            named = by_name(self.conditions, names)
             size = find_learner(learner)[0].size
             photographs = [(label, one) for label, (_, held) in enumerate(named) for one in held]
             pixels = []
@@ -211,6 +227,17 @@ class Session:
             self.told = told
             return told
 
+    def judged(self, told: Sequence[Answer]) -> tuple[Predictor, list[Photograph]]:
+        """What gave these answers, and the image of each.
+
+        Raises:
+            ValueError: if they are not the newest any more.
+        """
+        with self.alone():
+            if self.told is not told:
+                raise ValueError(CHANGED)
+            return self.learned(), list(self.new)
+
     def why(self, at: int) -> Why:
         """The pictures for the answer on new image `at`.
 
@@ -219,7 +246,7 @@ class Session:
         """
         with self.alone():
             if at >= len(self.told):
-                raise ValueError("The images have changed: press “Judge the new images” again.")
+                raise ValueError(CHANGED)
             return why(self.learned(), self.new[at].file, self.told[at].predicted)
 
     def report(self, *, observe: Observe = ignore) -> None:
@@ -278,28 +305,14 @@ class Session:
             self.conditions, self.new, self.told, self.predictor, self.start = [], [], [], None, None
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _named(self, names: Sequence[str]) -> list[tuple[str, list[Photograph]]]:
-        """(name, photographs) of each condition, as folders would be read: both sorted by name."""
-        found: dict[str, list[Photograph]] = {}
-        for number, (held, written) in enumerate(zip(self.conditions, names, strict=False), 1):
-            name = written.strip()
-            refuse_name(number, name)
-            if not name and not held and len(self.conditions) > 2:
-                continue
-            if not name:
-                raise ValueError(f"Condition {number} has no name: write one into its field in part 1.")
-            if not held:
-                raise ValueError(
-                    f"Condition {number}, “{name}”, has no photograph: drop at least one, 3 to 5 are better."
-                )
-            if name in found:
-                raise ValueError(f"Two conditions are called “{name}”: give each its own name, or put them together.")
-            found[name] = sorted(held, key=lambda photograph: photograph.name)
-        if len(found) < 2:
-            raise ValueError(
-                f"There is {len(found)} condition with photographs; at least 2 are needed to tell them apart."
-            )
-        return sorted(found.items())
+    @contextmanager
+    def _as_numbered(self, at: int) -> Iterator[None]:
+        """As `alone`, if `at` still means the condition that it meant when the call came."""
+        removed = self._removed
+        with self.alone():
+            if removed != self._removed or at >= len(self.conditions):
+                raise ValueError("The conditions have changed meanwhile: look at part 1, and do it again.")
+            yield
 
     def _forget(self) -> None:
         self.predictor = self.start
