@@ -47,7 +47,7 @@ class Run:
     size: int
     """Image size in pixels."""
     scale: str
-    """The preset that it was started with: paper, laptop, demo or own."""
+    """The preset that it was started with: paper, laptop, smoke or own."""
     data: Mapping[str, Any]
     """Name, classes and fingerprint of the data, common classes only."""
     versions: Mapping[str, str]

@@ -88,7 +88,7 @@ class Evaluation:
 
     @property
     def scale(self) -> str:
-        """Image size and length of training by name: paper, laptop, demo or own."""
+        """Image size and length of training by name: paper, laptop, smoke or own."""
         return str(self.header["run"]["scale"])
 
     @property

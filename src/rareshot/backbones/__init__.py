@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -15,20 +15,9 @@ from rareshot.backbones.norms import NORM_MODES, AnyNorm, EpisodicNorm, NormMode
 from rareshot.backbones.resblocks import ResBlocks
 from rareshot.backbones.timm_backbone import TimmBackbone, is_timm_name
 
-__all__ = ["BACKBONES", "NORM_MODES", "AnyNorm", "Backbone", "EpisodicNorm", "HeadMode", "Network", "NormMode", "build"]
+__all__ = ["BACKBONES", "NORM_MODES", "AnyNorm", "EpisodicNorm", "HeadMode", "Network", "NormMode", "build"]
 
 HeadMode = Literal["full", "shared"]
-
-
-@runtime_checkable
-class Backbone(Protocol):
-    """An `nn.Module` that gives `features` numbers an image."""
-
-    features: int
-
-    def __call__(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
-        """Features of each image."""
-        ...
 
 
 BACKBONES: dict[str, Callable[[int, AnyNorm, int | None], nn.Module]] = {

@@ -22,7 +22,7 @@ class Demo:
     out: Path = Path("demo")
     """Folder of the page."""
     seed: int = 0
-    """Of the pictures, the weights and the episodes."""
+    """Of the network and its training tasks; pictures and evaluation stay the same."""
     machine: tyro.conf.OmitArgPrefixes[Machine] = Machine()
 
 

@@ -54,7 +54,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
-_TRUNCATED = ("truncated", "unexpected end", "not enough", "incomplete")
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,14 +20,14 @@ class RefusedError(Exception):
     """Why we refuse a picture that a decoder would open."""
 
 
-def refuse_size(width: int, height: int, what: str = "") -> None:
+def refuse_size(width: int, height: int) -> None:
     """Raises if a picture that its header states to be so large is not decoded.
 
     Raises:
-        RefusedError: naming `what` of the picture is too large; by default its pixels.
+        RefusedError: naming its pixels.
     """
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise RefusedError(too_large(what or f"{width} x {height} pixels"))
+        raise RefusedError(too_large(f"{width} x {height} pixels"))
 
 
 def refuse_scans(data: bytes) -> None:

@@ -239,7 +239,6 @@ class _Images:
 
     def __init__(self, folders: Sequence[Folder], root: Path) -> None:
         self.folders = tuple(folders)
-        self._root = root
         self._found: dict[str, list[str]] = {}
         self._used: set[str] = set()
         for folder in folders:

@@ -24,6 +24,7 @@ from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.gradients import Task, TaskGradient
 from rareshot.losses import Mean
+from rareshot.methods.probabilities import probabilities
 from rareshot.methods.tasks import tasks_and_gradients
 from rareshot.pixels import Pixels
 from rareshot.states import carrying, refuse_other_state
@@ -271,10 +272,7 @@ class MetricClassifier:
         """Probabilities. A transductive learner's depend on all of `images`."""
         device = self.classes.device
         net = copy.deepcopy(self.learner.net).to(device)  # its norms hold state during the call
-        logits = net.answer(self.learner.pixels(images).to(device), self.classes, self.moments).cpu()
-        # Weights that diverged know nothing, and say so: equal probabilities.
-        known = logits.isfinite().all(1, keepdim=True)
-        return torch.where(known, logits, 0).double().softmax(1).float()
+        return probabilities(net.answer(self.learner.pixels(images).to(device), self.classes, self.moments))
 
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:

@@ -21,6 +21,7 @@ from rareshot.backbones import Network
 from rareshot.data.augment import affine
 from rareshot.episodes import Augment
 from rareshot.methods.memory import in_one_order
+from rareshot.methods.probabilities import probabilities
 from rareshot.pixels import Pixels
 from rareshot.types import Support
 
@@ -35,10 +36,7 @@ class FineTuned:
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
         """Probabilities."""
-        logits = self.net(self.pixels(images).to(_device_of(self.net))).cpu()
-        # Fine-tuning that diverged knows nothing, and says so: equal probabilities.
-        known = logits.isfinite().all(1, keepdim=True)
-        return torch.where(known, logits, 0).double().softmax(1).float()
+        return probabilities(self.net(self.pixels(images).to(_device_of(self.net))))
 
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:

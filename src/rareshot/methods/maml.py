@@ -28,6 +28,7 @@ from rareshot.explicit import NORMS
 from rareshot.gradients import differentiate, meta_gradient
 from rareshot.inner import adapt_to_support, explicit_applies, query_features, query_logits
 from rareshot.losses import DifficultyAware, Mean
+from rareshot.methods.probabilities import probabilities
 from rareshot.methods.tasks import tasks_and_gradients
 from rareshot.pixels import Pixels
 from rareshot.policies import Curriculum
@@ -280,10 +281,7 @@ class EpisodicClassifier:
         """Probabilities. A transductive learner's depend on all of `images`."""
         device = next(iter(self.params.values())).device
         net, x = copy.deepcopy(self.learner.net).to(device), self.learner.pixels(images).to(device)
-        logits = query_logits(net, self.params, x, self.moments).cpu()
-        # An adaptation that diverged knows nothing, and says so: equal probabilities.
-        known = logits.isfinite().all(1, keepdim=True)
-        return torch.where(known, logits, 0).double().softmax(1).float()
+        return probabilities(query_logits(net, self.params, x, self.moments))
 
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:

@@ -120,7 +120,8 @@ def _whole(log: Log, runs: Sequence[Run]) -> tuple[tuple[Record, ...], str]:
         return log.records, ""
     for line, other in runs:
         alike = all(other.run[name] == log.run[name] for name in ("seed", "size", "data"))
-        alike &= {**other.run["method"], "meta_loss": None} == {**log.run["method"], "meta_loss": None}
+        later = {"meta_loss": None, "decay": None}  # what may differ in a run that shares a warm-up: used after it
+        alike &= {**other.run["method"], **later} == {**log.run["method"], **later}
         before = tuple(record for record in other.records if record["iteration"] < begins)
         if line.row == "maml" and alike and before and before[0]["iteration"] == 1:
             return before + log.records, f" The first {begins - 1} iterations are those of the run of {line.label}."
