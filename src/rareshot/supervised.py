@@ -30,7 +30,7 @@ Batch = tuple[Float[Tensor, "n 3 h w"], Int[Tensor, " n"]]
 def learnt(net: Network) -> dict[str, Tensor]:
     """Name → tensor, of all that supervised training moves: parameters and running statistics, not copied.
 
-    Batch norm's count of batches stays out: nothing reads it, and as the only integer it would hinder federated means.
+    Batch norm's count of batches stays out: nothing reads it, and as the only integer it would hinder means of states.
     """
     statistics = {name: value for name, value in net.named_buffers() if value.is_floating_point()}
     return {**net.learnt(), **statistics}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # types stands below the rooms whose words it uses
     from rareshot.data.collection import LabelledImages
 
 State = Mapping[str, Tensor]
-"""Name → tensor: all that a learner is. Checkpoints and federation need nothing else."""
+"""Name → tensor: all that a learner is. Checkpoints and sharing need nothing else."""
 
 
 @dataclass(frozen=True)
