@@ -124,8 +124,6 @@ def read_curves(file: Path) -> list[dict[str, Any]]:
         return []
     try:
         lines = [dict(line) for line in read_fine_tuning(file)]
-        if any("scale" not in line and "row" in line for line in lines):
-            raise ValueError("of an earlier version, which did not write down scale, data and learner")
         return [line for line in lines if all(line[name] for name in ("row", "scale", "data", "learner", "shot"))]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is damaged ({error!r}); move it away") from error

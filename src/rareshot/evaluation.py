@@ -203,9 +203,9 @@ def place_of(result: RunResult) -> Place:
     return result.site, tuple(sorted(result.classes))
 
 
-def by_pair(results: Sequence[RunResult], metric: str = "auc") -> dict[Place, Interval]:
-    """Mean over the episodes of each place."""
+def by_pair(results: Sequence[RunResult]) -> dict[Place, Interval]:
+    """Mean AUC over the episodes of each place."""
     cells: dict[Place, list[float]] = {}
     for result in results:
-        cells.setdefault(place_of(result), []).append(result.metrics[metric])
+        cells.setdefault(place_of(result), []).append(result.metrics["auc"])
     return {key: interval(values, kind="over episodes") for key, values in sorted(cells.items())}
