@@ -48,6 +48,12 @@ PAIRS = (
     ("laptop", "svm-conv4", "maml", 1),
     ("laptop", "svm-conv4", "maml", 3),
     ("laptop", "svm-conv4", "maml", 5),
+    ("laptop", "finetune-conv4", "logistic-conv4", 1),
+    ("laptop", "finetune-conv4", "logistic-conv4", 3),
+    ("laptop", "finetune-conv4", "logistic-conv4", 5),
+    ("laptop", "finetune-densenet", "logistic", 1),
+    ("laptop", "finetune-densenet", "logistic", 3),
+    ("laptop", "finetune-densenet", "logistic", 5),
     ("paper", "daml", "maml", 5),
     ("paper", "task-sampling", "maml", 5),
     ("paper", "logistic-conv4", "maml", 3),
@@ -287,7 +293,7 @@ def seeds(part: Part) -> str:
 
 
 def differences(lines: Lines) -> str:
-    """Seed 0 of one row less seed 0 of another, on the same episodes.
+    """Seed 0 of one row less seed 0 of another, on the same episodes, as far as both go.
 
     Raises:
         ValueError: if they did not meet the same.
@@ -299,8 +305,10 @@ def differences(lines: Lines) -> str:
         one, other = (each for row in rows for each in runs_of(part, row, shot, "paper") if not each.seed)
         if not same_episodes(one, other):
             raise ValueError(f"{one.file} and {other.file} are of other episodes")
-        areas = ([result.metrics["auc"] for result in each.results] for each in (one, other))
-        apart = spanned(paired(*areas, kind="over episodes").interval).replace("-", "\N{MINUS SIGN}")
+        shorter = min(one, other, key=lambda each: len(each.results))
+        areas = (each.aucs[: len(shorter.results)] for each in (one, other))
+        found = paired(*areas, kind="over episodes").interval
+        apart = spanned(found, _fewer(shorter)).replace("-", "\N{MINUS SIGN}")
         of = part.scale if part.data == "isic2018" else f"{part.scale}, {part.data}"
         drawn.append([of, str(shot), *(f"{row.label}, `{row.key}`" for row in rows), apart])
     return markdown(["scale", "k", "seed 0 of", "less", "95 % over episodes"], drawn)
