@@ -1,0 +1,94 @@
+"""The rate of fine-tuning, chosen on the common diseases alone.
+
+Two common diseases are left out of training; then fine-tuning on k images of each must tell these two apart, as it must the rare
+ones, on lesions that no method trains on. Logistic regression on the same features meets the same episodes. The rare diseases are
+never opened.
+
+    python experiments/finetune_choice.py --data PATH --out results/finetune-choice.jsonl
+
+Appends a line a measurement and skips those that are there, so that it can be stopped and started; training begins anew.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from search import SIZE
+from trust import measured
+
+from rareshot.checkpoint import versions
+from rareshot.data.collection import split_groups
+from rareshot.data.store import load
+from rareshot.episodes import Episodes, EpisodeSpec
+from rareshot.evaluation import Plan, evaluate
+from rareshot.machine import keep_memory, use_threads
+from rareshot.methods.supervised import Supervised
+from rareshot.statistics import interval
+from rareshot.validation import HELD_OUT_SEED
+
+HELD_OUT = 0.2
+ITERATIONS = 1000
+"""The laptop scale's."""
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+
+
+def main(
+    data: Path,
+    out: Path,
+    backbone: str = "conv4",
+    left_out: tuple[str, ...] = ("bcc+mel", "bkl+nv"),
+    shots: tuple[int, ...] = (1, 5),
+    rates: tuple[float, ...] = RATES,
+    episodes: int = 60,
+    threads: int | None = None,
+) -> None:
+    """Measure what is not there yet.
+
+    Args:
+        data: the ISIC 2018 images, or a store of them.
+        out: JSON lines, one a network, rate and shot.
+        backbone: conv4, or a name of timm.
+        left_out: two common diseases joined by +, one training after the other.
+        shots: support images a class, k.
+        rates: of Adam while fine-tuning.
+        episodes: the same ones for every rate.
+        threads: None: all cores.
+    """
+    keep_memory()
+    use_threads(threads)
+    train, held = split_groups(load(data, SIZE).common(), fraction=HELD_OUT, seed=HELD_OUT_SEED)
+    for pair in left_out:
+        strange = pair.split("+")
+        if len(strange) != 2 or not set(strange) < set(train.classes):
+            raise SystemExit(f"--left-out {pair}: two of {', '.join(train.classes)}, joined by +")
+        seen = train.of([name for name in train.classes if name not in strange])
+        trained = Supervised(backbone=backbone, iterations=ITERATIONS, validate_every=ITERATIONS, held_out=0.0)
+        learner = trained.fit(seen, seed=0)
+        labels = (held.classes.index(strange[0]), held.classes.index(strange[1]))
+        for shot in shots:
+            tasks = Episodes(held, EpisodeSpec(2, shot, 15), seed=0)
+            plans = [Plan(tasks, i, labels, "") for i in range(episodes)]
+            candidates = [replace(trained, classifier="logistic")]
+            candidates += [replace(trained, classifier="finetune", finetune_lr=rate) for rate in rates]
+            for method in candidates:
+                judged = replace(learner, method=method)
+
+                def figures(judged: Any = judged, plans: Any = plans) -> dict[str, Any]:
+                    areas = [result.metrics["auc"] for result, _ in evaluate(judged, plans, "paper")]
+                    found = interval(areas, "over episodes")
+                    return {"auc": {"mean": found.mean, "low": found.low, "high": found.high}, "areas": areas}
+
+                key = {
+                    "backbone": backbone,
+                    "left_out": pair,
+                    "shot": shot,
+                    "classifier": method.classifier,
+                    "rate": method.finetune_lr if method.classifier == "finetune" else None,
+                }
+                about = {"size": SIZE, "seed": 0, "steps": method.test_steps, "versions": versions()}
+                measured(out, key, {"episodes": episodes}, about, figures)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
