@@ -33,6 +33,7 @@ FLOORS = [
     ["bundle"],
     ["drawing", "tables_text"],
     ["figures", "paper_figures", "runs", "results", "model_card"],
+    ["federated"],
     ["evaluated"],
     ["experiments", "gathered", "predict", "demo", "bench", "sharing"],
     ["setting", "reporting", "curves", "estimator", "export_network", "explain", "sensitivity"],

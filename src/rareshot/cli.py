@@ -21,6 +21,7 @@ fit it on common diseases, adapt it to k images of each rare one.
   rareshot serve                         the same two on a page in the browser
   rareshot export CLASSIFIER             the same for onnxruntime, without torch
   rareshot fit METHOD                    train on the common diseases: maml, daml, relation, finetune, ...
+  rareshot federate simulate METHOD      train with other hospitals, whose images stay there
   rareshot push RUN / pull SOURCE        share a learner with its model card; fetch one
   rareshot calibrate RUN                 how far can it be taken at its word? held-out common lesions say
   rareshot evaluate RUN                  judge a run on the rare diseases
@@ -96,6 +97,8 @@ def _command(name: str) -> Callable[[Sequence[str]], None]:
             from rareshot.commands.share import pull_command as command
         case "fit":
             from rareshot.commands.fit import fit as command
+        case "federate":
+            from rareshot.commands.federate import federate as command
         case "calibrate":
             from rareshot.commands.calibrate import calibrate as command
         case "evaluate":

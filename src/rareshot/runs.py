@@ -60,7 +60,7 @@ def fit_held(
     """As `fit_run`, by whoever holds the folder (`rareshot.locks.alone`) already."""
     write_run(folder, run)
     log_file = folder / "log.jsonl"
-    _trim_log(log_file, resume.iteration if resume else 0)
+    trim_log(log_file, resume.iteration if resume else 0)
     warmup = run.method.warmup if isinstance(run.method, MAML) else None
     with log_file.open("a") as log:
 
@@ -85,7 +85,7 @@ def share_a_warmup(one: Method, other: Method) -> bool:
     return replace(one, meta_loss=other.meta_loss, decay=other.decay) == other
 
 
-def _trim_log(file: Path, iteration: int) -> None:
+def trim_log(file: Path, iteration: int) -> None:
     """Drop the lines behind the state that training goes on from: they will be written again.
 
     Those of a start that was given up before that state was reached, as when it is another run's warm-up, would leave a gap.

@@ -62,7 +62,7 @@ class Fit(Generic[M]):
 
 def fit(args: Sequence[str]) -> None:
     """Parse and run `rareshot fit`."""
-    name, scale = _method_name(args), _scale(args)
+    name, scale = method_name(args, "fit"), scale_of(args)
     preset = at_scale(METHODS[name], scale)
     default = Fit(data=tyro.MISSING, out=tyro.MISSING, method=preset, scale=scale)
     kind: Any = Fit
@@ -97,18 +97,19 @@ def fit(args: Sequence[str]) -> None:
     CONSOLE.print(f"next: {shlex.join(words)}", soft_wrap=True)
 
 
-def _method_name(args: Sequence[str]) -> str:
+def method_name(args: Sequence[str], command: str) -> str:
+    """The method that a command begins with."""
     known = ", ".join(METHODS)
     if not args or args[0].startswith("-"):
         raise ValueError(
-            f"fit needs a method first: rareshot fit METHOD --data PATH --out RUN, with METHOD one of {known}"
+            f"{command} needs a method first: rareshot {command} METHOD --data PATH --out RUN, with METHOD one of {known}"
         )
     if args[0] not in METHODS:
         raise ValueError(f"no method {args[0]!r}; choose from {known}")
     return args[0]
 
 
-def _scale(args: Sequence[str]) -> Literal["paper", "laptop"]:
+def scale_of(args: Sequence[str]) -> Literal["paper", "laptop"]:
     """The preset decides the defaults of other options, so it is read before them; tyro reads and checks it again."""
     told = [after for flag, after in pairwise(args) if flag == "--scale"]
     told += [flag.removeprefix("--scale=") for flag in args if flag.startswith("--scale=")]

@@ -198,9 +198,9 @@ class MAML:
         train, _ = held_out(common, self.held_out)
         return EpisodicLearner(self, self._network(common.size, seed), Pixels.of(train))
 
-    def blank(self, size: int) -> "EpisodicLearner":
-        """A learner of the right shapes for images of `size`, to load a state into."""
-        return EpisodicLearner(self, self._network(size, 0), Pixels.blank(size))
+    def blank(self, size: int, *, seed: int = 0) -> "EpisodicLearner":
+        """A learner of the right shapes for images of `size`, to load a state into; its weights are those of a seed."""
+        return EpisodicLearner(self, self._network(size, seed), Pixels.blank(size))
 
     def _network(self, size: int, seed: int) -> Network:
         return build(

@@ -74,9 +74,9 @@ class ProtoNet:
         """What `fit` begins with: the random backbone from which MAML of the same seed begins."""
         return episodic_metric.untrained(self, self._network(common.size, seed), common)
 
-    def blank(self, size: int) -> MetricLearner:
-        """A learner of the right shapes for images of `size`, to load a state into."""
-        return MetricLearner(self, self._network(size, 0), Pixels.blank(size))
+    def blank(self, size: int, *, seed: int = 0) -> MetricLearner:
+        """A learner of the right shapes for images of `size`, to load a state into; its weights are those of a seed."""
+        return MetricLearner(self, self._network(size, seed), Pixels.blank(size))
 
     def _network(self, size: int, seed: int) -> MetricNetwork:
         network = build(

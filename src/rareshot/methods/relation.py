@@ -98,9 +98,9 @@ class RelationNet:
         """What `fit` begins with: random weights, pixels standardised as the common diseases ask."""
         return episodic_metric.untrained(self, self._network(common.size, seed), common)
 
-    def blank(self, size: int) -> MetricLearner:
-        """A learner of the right shapes for images of `size`, to load a state into."""
-        return MetricLearner(self, self._network(size, 0), Pixels.blank(size))
+    def blank(self, size: int, *, seed: int = 0) -> MetricLearner:
+        """A learner of the right shapes for images of `size`, to load a state into; its weights are those of a seed."""
+        return MetricLearner(self, self._network(size, seed), Pixels.blank(size))
 
     def _network(self, size: int, seed: int) -> MetricNetwork:
         if size < SMALLEST:

@@ -1,0 +1,225 @@
+"""What is done between the hospitals: the first state, a look at each update, their mean, and rounds on disk."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from rareshot.checkpoint import (
+    Run,
+    last_training_state,
+    read_run,
+    save_learner,
+    save_training_state,
+    write_run,
+)
+from rareshot.federated import Episodic, refuse_other_than_episodic
+from rareshot.federated.client import Introduction, learning_rates
+from rareshot.runs import trim_log
+from rareshot.states import refuse_other_state
+from rareshot.types import Learner, State, TrainingState
+
+BETAS = (0.9, 0.999)
+"""Adam's, as in `rareshot.training`."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends back after a round."""
+
+    state: State
+    """As a learner's."""
+    record: Mapping[str, Any]
+    """Of `client.record_of`, for the log."""
+
+
+class Clients(Protocol):
+    """The hospitals, however they are reached."""
+
+    def introductions(self) -> Mapping[str, Introduction]:
+        """Client → what it has."""
+        ...
+
+    def train(self, state: State, first: int, until: int) -> Mapping[str, Update | str]:
+        """Client → its update after iterations `first` to `until` from the server's state; or why there is none."""
+        ...
+
+
+class TooFewClientsError(ValueError):
+    """A round had fewer good updates than were asked for; what was done before is saved."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A finished round, for whoever watches."""
+
+    iteration: int
+    """Iterations done."""
+    record: Mapping[str, Any]
+    """The line for the log."""
+
+
+def run_rounds(
+    folder: Path,
+    run: Run,
+    clients: Clients,
+    *,
+    local: int,
+    fewest: int,
+    observe: Callable[[Round], None] = lambda done: None,
+) -> Learner:
+    """Train in rounds, in the run's folder, which ends as that of `rareshot fit` does; the same call goes on after a stop.
+
+    Every client counts alike: in a round each is at as many tasks as the others, and what is sought is a mean over tasks.
+
+    Args:
+        local: iterations of a client between two means.
+        fewest: good updates that a round needs.
+        observe: called when a round is on disk; what it raises stops the training, nothing lost.
+
+    Raises:
+        ValueError: if the method is not one to share, or the folder holds another training.
+        TooFewClientsError: if a round has fewer good updates than `fewest`.
+    """
+    method = refuse_other_than_episodic(run.method, run.name)
+    known = clients.introductions()
+    if len(known) < fewest:
+        raise TooFewClientsError(f"{len(known)} clients introduced themselves and {fewest} are needed")
+    run = replace(run, data=_facts(run, known, local))
+    newest = last_training_state(folder) if _begun(folder, run) else None
+    learner = method.blank(run.size, seed=run.seed)
+    learner = learner.with_state({**learner.state(), **pooled_pixels(list(known.values()))})
+    done = 0
+    if newest is not None:
+        done, learner = newest.iteration, learner.with_state(newest.weights)
+    write_run(folder, run)
+    log_file = folder / "log.jsonl"
+    trim_log(log_file, done)
+    with log_file.open("a") as log:
+        while done < method.iterations:
+            begun = time.perf_counter()
+            until = min(done + local, method.iterations)
+            state = learner.state()
+            good, refused = _sorted(clients.train(state, done, until), state, learning_rates(method, done, until))
+            if len(good) < fewest:
+                told = "; ".join(f"{name}: {why}" for name, why in refused.items())
+                raise TooFewClientsError(
+                    f"{len(good)} of {len(good) + len(refused)} clients sent a good update for iterations {done} to {until}, and "
+                    f"{fewest} are needed ({told}); the rounds before are saved in {folder}, and the same command goes on"
+                )
+            learner = learner.with_state(mean_state([update.state for update in good.values()]) | pixels_of(state))
+            done = until
+            record = {
+                "iteration": done,
+                "meta_lr": learning_rates(method, done - 1, done)[0],
+                "seconds": time.perf_counter() - begun,
+                "clients": {name: dict(update.record) for name, update in good.items()},
+                "refused": refused,
+            }
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            save_training_state(folder, TrainingState(done, learner.state(), {}))
+            observe(Round(done, record))
+    save_learner(folder, learner)
+    return learner
+
+
+def pooled_pixels(introductions: Sequence[Introduction]) -> State:
+    """Mean and deviation of each colour where every client counts alike: E[x] and √(E[x²] − E[x]²)."""
+    mean = torch.tensor([each.mean for each in introductions], dtype=torch.float64)
+    std = torch.tensor([each.std for each in introductions], dtype=torch.float64)
+    pooled = mean.mean(0)
+    deviation = ((mean**2 + std**2).mean(0) - pooled**2).clamp_min(1e-12).sqrt()
+    return {"pixels.mean": pooled.float(), "pixels.std": deviation.float()}
+
+
+def pixels_of(state: State) -> dict[str, torch.Tensor]:
+    """The part of a state that is the first round's, and no client changes."""
+    return {name: value for name, value in state.items() if name.startswith("pixels.")}
+
+
+def mean_state(states: Sequence[State]) -> dict[str, torch.Tensor]:
+    """The mean of each weight; of one state, that state bit by bit."""
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+        for name, value in states[0].items()
+    }
+
+
+def farthest(rates: Sequence[float]) -> float:
+    """How far Adam can have moved one weight in a round, whatever the gradients were.
+
+    A step is rate · m̂ / √v̂, where m sums (1 − β₁) β₁^i g_i and v sums (1 − β₂) β₂^i g_i². By Cauchy and Schwarz
+    |m| ≤ √v (1 − β₁) / √((1 − β₂)(1 − β₁² / β₂)), and correcting for the start makes a step only shorter.
+    """
+    first, second = BETAS
+    return sum(rates) * (1 - first) / math.sqrt((1 - second) * (1 - first**2 / second))
+
+
+def refuse_update(own: State, update: State, rates: Sequence[float]) -> None:
+    """Refuse what no client can have come to that keeps to Algorithm 1.
+
+    Raises:
+        ValueError: if the update is of another network, is not finite, or moved a weight farther than Adam can.
+    """
+    refuse_other_state(own, update)
+    limit = farthest(rates) * 1.01  # rounding
+    for name, value in update.items():
+        moved = float((value.double() - own[name].double()).abs().max())
+        if moved > limit + 1e-6:
+            raise ValueError(
+                f"{name} moved by {moved:.3g} in {len(rates)} iterations, and Adam at these rates moves by {limit:.3g} at most"
+            )
+
+
+def _sorted(
+    answers: Mapping[str, Update | str], own: State, rates: Sequence[float]
+) -> tuple[dict[str, Update], dict[str, str]]:
+    """Good updates, and why the others are none, by client in alphabetical order: the mean's last bit depends on the order."""
+    good: dict[str, Update] = {}
+    refused: dict[str, str] = {}
+    for name, answer in sorted(answers.items()):
+        if isinstance(answer, str):
+            refused[name] = answer
+            continue
+        try:
+            refuse_update(own, answer.state, rates)
+            good[name] = answer
+        except ValueError as error:
+            refused[name] = str(error)
+    return good, refused
+
+
+def _facts(run: Run, known: Mapping[str, Introduction], local: int) -> dict[str, Any]:
+    """What the run's card says of the data."""
+    clients = {name: {"classes": dict(each.classes), "fingerprint": each.fingerprint} for name, each in known.items()}
+    prints = sorted(each.fingerprint for each in known.values())
+    one = prints[0] if len(prints) == 1 else hashlib.sha256("\n".join(prints).encode()).hexdigest()[:16]
+    common = list(dict.fromkeys(name for each in known.values() for name in each.classes))
+    return {**run.data, "common": common, "fingerprint": one, "clients": clients, "local": local}
+
+
+def _begun(folder: Path, run: Run) -> bool:
+    """Is this very training in the folder already?
+
+    Raises:
+        ValueError: if another one is.
+    """
+    if not (folder / "run.json").is_file():
+        return False
+    there = read_run(folder)
+    for what, old, new in (
+        ("method", there.method, run.method),
+        ("seed", there.seed, run.seed),
+        ("image size", there.size, run.size),
+        ("number of local iterations", there.data.get("local"), run.data["local"]),
+    ):
+        if old != new:
+            raise ValueError(f"{folder} holds a training with another {what}; choose another --out")
+    return True
