@@ -97,6 +97,10 @@ class Lines(NamedTuple):
     """Lines of again.jsonl."""
     leak: Mapping[str, Record]
     """Lines of leak.jsonl at k = 5, by their row."""
+    rates: Sequence[Record]
+    """Lines of finetune-choice.jsonl."""
+    federated: Sequence[Record]
+    """Lines of federated.jsonl."""
 
 
 def main(write: bool = False) -> None:
@@ -129,12 +133,14 @@ def read(results: Path) -> Lines:
         raise ValueError(f"{results / folder} has no evaluation of {data}, {WAY}-way")
 
     curves = [line for line in gathered["laptop"].fine_tuning if line["data"] == "isic2018"]
-    unseen, leak, again = (
+    unseen, leak, again, rates, federated = (
         [json.loads(line) for line in (results / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("unseen-disease", "leak", "again")
+        for name in ("unseen-disease", "leak", "again", "finetune-choice", "federated")
     )
     parts = (part("laptop", "isic2018"), part("paper", "isic2018"), part("laptop", "pad-ufes-20"))
-    return Lines(*parts, curves, unseen, again, {line["row"]: line for line in leak if line["shot"] == 5})
+    return Lines(
+        *parts, curves, unseen, again, {line["row"]: line for line in leak if line["shot"] == 5}, rates, federated
+    )
 
 
 def filled(text: str, lines: Lines) -> str:
@@ -499,6 +505,34 @@ def leak(lines: Lines) -> str:
     return markdown(["method", "backbone", "of other lesions", "of the support's lesions", "difference"], drawn)
 
 
+def rates(lines: Lines) -> str:
+    """Fine-tuning at several rates between two diseases that were left out of training, and a linear rule beside it."""
+    found = {(line["left_out"], line["shot"], line["rate"]): line for line in lines.rates}
+    pairs = list(dict.fromkeys((pair, shot) for pair, shot, _ in found))
+    drawn = []
+    for rate in dict.fromkeys(rate for _, _, rate in found):
+        own = [found[pair, shot, rate] for pair, shot in pairs]
+        name = "features + logistic regression" if rate is None else f"fine-tuning, rate {rate:g}"
+        mean = sum(line["auc"]["mean"] for line in own) / len(own)
+        drawn.append([name, *(measured(line, "auc") for line in own), f"{100 * mean:.1f}"])
+    header = ["", *(f"{pair.replace('+', ' and ')}, k = {shot}" for pair, shot in pairs), "mean"]
+    return markdown(header, drawn)
+
+
+def shared(lines: Lines) -> str:
+    """DAML on all sites' images together, shared, and on each site's alone."""
+    together = {line["seed"]: line for line in lines.federated if line["training"] == "together"}
+    drawn = []
+    for line in lines.federated:
+        name = line["training"]
+        what = line["clients"].get(name.removeprefix("alone, "), {})
+        lesions = ", ".join(f"{disease} {count}" for disease, count in what.items())
+        apart = paired(line["areas"], together[line["seed"]]["areas"], "over episodes").interval
+        less = "" if name == "together" else spanned(apart).replace("-", "\N{MINUS SIGN}")
+        drawn.append([name, lesions, measured(line, "auc"), less])
+    return markdown(["training", "lesions there", "AUC", "less that of all together"], drawn)
+
+
 def measured(line: Record, name: str) -> str:
     """A figure of an experiment's line with its interval, in %."""
     return spanned(Interval(**line[name], n=line["episodes"], kind="over episodes"))
@@ -528,6 +562,8 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "fig3": fig3,
     "unseen": unseen,
     "leak": leak,
+    "rates": rates,
+    "shared": shared,
 }
 """Mark → what stands there."""
 

@@ -13,7 +13,7 @@ import torch
 from made_sets import make_images
 
 from rareshot import cli, validation
-from rareshot.checkpoint import Run, load_learner, read_run, state_hash
+from rareshot.checkpoint import Run, last_training_state, load_learner, read_run, state_hash, write_run
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
 from rareshot.federated import Episodic, refuse_other_than_episodic
@@ -28,12 +28,14 @@ from rareshot.federated.server import (
     run_rounds,
 )
 from rareshot.federated.simulation import Simulated, split_by
+from rareshot.locks import HeldElsewhereError, alone
 from rareshot.losses import DifficultyAware
 from rareshot.methods import METHODS
 from rareshot.methods.maml import MAML
 from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
 from rareshot.pixels import Pixels
+from rareshot.training import TrainingDivergedError
 from rareshot.types import Progress, State
 
 SMALL: dict[str, Any] = {
@@ -132,13 +134,19 @@ def test_a_client_that_missed_a_round_takes_part_again(common: LabelledImages, t
     parts, _ = split_by(DAML, common, "site")
 
     class Late(Simulated):
-        def train(self, state: State, first: int, until: int) -> dict[str, Update | str]:
-            answers = super().train(state, first, until)
-            return answers | ({"south": "is not there"} if first == 2 else {})
+        def train(self, state: State, first: int, until: int, numbers: Mapping[str, int]) -> dict[str, Update | str]:
+            if first != 2:
+                return super().train(state, first, until, numbers)
+            north = replace(self, images={"north": self.images["north"]})
+            return Simulated.train(north, state, first, until, numbers) | {"south": "is not there"}
 
     at = Late(replace(DAML, sampling="curriculum"), parts, tmp_path / "clients", 3)
-    for method in (at.method,):
-        run_rounds(tmp_path, run_of(method), at, local=2, fewest=1)
+    run_rounds(tmp_path, run_of(at.method), at, local=2, fewest=1)
+    steps = [
+        int(last_training_state(tmp_path / "clients" / name).optimiser["backbone.blocks.0.conv.weight.step"])  # type: ignore[union-attr]
+        for name in ("north", "south")
+    ]
+    assert steps == [5, 3]  # its moments are those of before the round that it missed
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [sorted(line["clients"]) for line in lines] == [["north", "south"], ["north"], ["north", "south"]]
     assert lines[1]["refused"] == {"south": "is not there"}
@@ -148,8 +156,33 @@ def test_a_client_that_missed_a_round_takes_part_again(common: LabelledImages, t
 def test_a_client_that_comes_later_begins_with_no_memory(common: LabelledImages, tmp_path: Path, sampling: str) -> None:
     method = replace(DAML, sampling=sampling)  # type: ignore[arg-type]
     state = method.untrained(common, seed=3).state()
-    now = train_round(method, common, state, tmp_path, seed=1, first=3, until=4)
-    assert now.iteration == 4
+    train_round(method, common, state, tmp_path, seed=1, first=3, until=4)
+    late = last_training_state(tmp_path)
+    assert late is not None
+    assert (late.iteration, int(late.optimiser["backbone.blocks.0.conv.weight.step"])) == (4, 1)
+
+
+def test_a_damaged_memory_is_passed_over(common: LabelledImages, tmp_path: Path) -> None:
+    state = DAML.untrained(common, seed=3).state()
+    for first in (0, 2):
+        train_round(DAML, common, state, tmp_path, seed=1, first=first, until=first + 2)
+    (tmp_path / "checkpoint-000004.safetensors").write_bytes(b"rubbish")
+    train_round(DAML, common, state, tmp_path, seed=1, first=4, until=5)
+    late = last_training_state(tmp_path)
+    assert late is not None
+    assert int(late.optimiser["backbone.blocks.0.conv.weight.step"]) == 3  # the two of the sound one, and one more
+
+
+def test_what_a_client_says_of_a_round(common: LabelledImages, tmp_path: Path) -> None:
+    """`validate_every` is 4: the round of iterations 2 to 5 has its figure in the middle."""
+    method = replace(DAML, iterations=6)
+    state, records = method.untrained(common, seed=3).state(), []
+    train_round(method, common, state, tmp_path, seed=1, first=0, until=2)
+    trained = train_round(
+        method, common, state, tmp_path, seed=1, first=2, until=5, observe=lambda now: records.append(now.record)
+    )
+    assert trained.record["validation_auc"] == records[1]["validation_auc"]
+    assert trained.record["loss"] == pytest.approx(np.mean([record["loss"] for record in records]))
 
 
 def test_the_colours_of_two_clients_are_those_of_their_images_together(common: LabelledImages) -> None:
@@ -183,8 +216,8 @@ def test_adam_never_goes_farther_than_we_say(steps: int) -> None:
 
 def test_no_honest_update_is_refused_for_going_too_far(common: LabelledImages, tmp_path: Path) -> None:
     state = DAML.untrained(common, seed=0).state()
-    now = train_round(DAML, common, state, tmp_path, seed=0, first=0, until=5)
-    refuse_update(state, {**state, **now.training_state.weights}, learning_rates(DAML, 0, 5))
+    trained = train_round(DAML, common, state, tmp_path, seed=0, first=0, until=5)
+    refuse_update(state, {**state, **trained.weights}, learning_rates(DAML, 0, 5))
 
 
 def _nan(state: dict[str, torch.Tensor], name: str) -> None:
@@ -223,8 +256,8 @@ def test_a_bad_update_stays_out_of_the_mean_and_the_others_go_on(
     parts, _ = split_by(DAML, common, "site")
 
     class Hostile(Simulated):
-        def train(self, state: State, first: int, until: int) -> dict[str, Update | str]:
-            answers = super().train(state, first, until)
+        def train(self, state: State, first: int, until: int, numbers: Mapping[str, int]) -> dict[str, Update | str]:
+            answers = super().train(state, first, until, numbers)
             sent = answers["south"]
             assert isinstance(sent, Update)
             bad = dict(sent.state)
@@ -309,6 +342,29 @@ def test_another_training_in_the_folder_is_refused(common: LabelledImages, tmp_p
         shared(tmp_path, replace(DAML, tasks=2), {"all": common})
     with pytest.raises(ValueError, match="holds a training with another number of local iterations"):
         shared(tmp_path, DAML, {"all": common}, local=3)
+    with pytest.raises(ValueError, match="holds a training with another data set, or other clients"):
+        shared(tmp_path, DAML, {"all": common.take(np.arange(len(common) - 2))})
+    with pytest.raises(ValueError, match="holds a training with another data set, or other clients"):
+        shared(tmp_path, DAML, {"south": common})
+    write_run(tmp_path / "alone", run_of(DAML))
+    with pytest.raises(ValueError, match="holds a run that no clients share"):
+        shared(tmp_path / "alone", DAML, {"all": common})
+
+
+def test_a_folder_is_trained_in_by_one_process(common: LabelledImages, tmp_path: Path) -> None:
+    with alone(tmp_path, wait=False), pytest.raises(HeldElsewhereError, match="is being fitted by another process"):
+        shared(tmp_path, DAML, {"all": common})
+
+
+def test_a_training_that_diverges_says_where(
+    common: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*given: object, **named: object) -> None:
+        raise TrainingDivergedError("too many tasks")
+
+    monkeypatch.setattr(MAML, "fit", diverge)
+    with pytest.raises(TrainingDivergedError, match="client all: too many tasks"):
+        shared(tmp_path, DAML, {"all": common})
 
 
 @pytest.fixture
@@ -372,6 +428,12 @@ def test_the_command_leaves_a_run_that_evaluate_takes(
         ),
         (["federate", "simulate", "daml", "--data", "DATA", "--out", "y", "--local", "0"], "--local 0: at least 1"),
         (["federate", "app", "daml", "--app", "a", "--out", "y", "--fewest", "0"], "--fewest 0: at least 1 hospital"),
+        (["federate", "app", "daml", "--app", "a", "--out", "y", "--fewest", "2", "--timeout", "inf"], "--timeout inf"),
+        (["federate", "app", "daml", "--app", "a", "--out", "y", "--fewest", "2", "--seed", "-1"], "--seed -1"),
+        (
+            ["federate", "app", "daml", "--app", "a", "--out", "y", "--fewest", "2", "--backbone", "x"],
+            "no backbone 'x'",
+        ),
         (["federate", "app", "daml", "--app", "DATA", "--out", "y", "--fewest", "2"], "name an empty or new folder"),
     ],
 )

@@ -17,6 +17,7 @@ from made_sets import make_images
 pytest.importorskip("flwr", reason="Flower is not installed: pip install 'rareshot[federated]'")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -81,19 +82,24 @@ class InProcess:
     spoil: Callable[[int, Message], Message | None] = lambda node, reply: reply
     """What becomes of a node's reply; None: it never comes."""
     asked: list[str] = field(default_factory=list)
+    replies: dict[str, Message | None] = field(default_factory=dict)
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        replies = []
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        numbers = []
         for message in messages:
-            node = message.metadata.dst_node_id
+            node, number = message.metadata.dst_node_id, str(len(self.replies))
             self.asked.append(message.metadata.message_type)
             context = Context(run_id=1, node_id=node, node_config=self.nodes[node], state=RecordDict(), run_config={})
-            spoilt = self.spoil(node, client_app.app(message, context))
-            replies += [] if spoilt is None else [spoilt]
-        return replies
+            self.replies[number] = self.spoil(node, client_app.app(message, context))
+            numbers.append(number)
+        return numbers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        found = [self.replies[number] for number in message_ids]
+        return [reply for reply in found if reply is not None]
 
 
 def nodes_of(hospitals: dict[str, Path], memory: Path) -> dict[int, dict[str, Any]]:
@@ -108,7 +114,7 @@ def over(grid: InProcess, fewest: int = 2) -> OverFlower:
 
 
 def test_the_grid_is_asked_for_what_flower_has() -> None:
-    assert {"get_node_ids", "send_and_receive"} <= set(dir(Grid))
+    assert {"get_node_ids", "push_messages", "pull_messages"} <= set(dir(Grid))
 
 
 def test_over_flower_the_learner_is_that_of_one_machine(hospitals: dict[str, Path], tmp_path: Path) -> None:
@@ -125,6 +131,55 @@ def _error(node: int, reply: Message) -> Message:
     return Message(Error(0, "it crashed"), reply_to=reply) if node == 7 else reply
 
 
+def _gone(node: int, reply: Message) -> Message:
+    """What Flower says of a node that went offline in a round: an error from nobody that we know."""
+    return (
+        create_message_error_unavailable_res_message(reply.metadata, "node_unavail")
+        if _is_update(node, reply)
+        else reply
+    )
+
+
+def _is_update(node: int, reply: Message) -> bool:
+    """Of the hospital that is spoilt."""
+    return node == 7 and STATE in reply.content
+
+
+def _forged(node: int, reply: Message) -> Message:
+    """It says that it is the other one."""
+    if _is_update(node, reply):
+        reply.metadata.__dict__["_src_node_id"] = 8
+        return with_state(reply, ArrayRecord({"x": Array(np.zeros(1))}))
+    return reply
+
+
+def _bytes(data: bytes) -> Callable[[int, Message], Message]:
+    def spoil(node: int, reply: Message) -> Message:
+        if _is_update(node, reply):
+            broken = {name: Array("float32", (1,), "numpy.ndarray", data) for name in reply.content[STATE]}
+            return with_state(reply, ArrayRecord(broken))
+        return reply
+
+    return spoil
+
+
+def _npy(head: str) -> bytes:
+    line = head.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line
+
+
+def _long_doubles(node: int, reply: Message) -> Message:
+    if _is_update(node, reply):
+        return with_state(reply, ArrayRecord({name: Array(np.zeros(1, "g")) for name in reply.content[STATE]}))
+    return reply
+
+
+def _large(node: int, reply: Message) -> Message:
+    if _is_update(node, reply):
+        return with_state(reply, ArrayRecord({name: Array(np.zeros(10**5)) for name in reply.content[STATE]}))
+    return reply
+
+
 def with_state(reply: Message, state: ArrayRecord) -> Message:
     reply.content[STATE] = state
     return reply
@@ -133,13 +188,6 @@ def with_state(reply: Message, state: ArrayRecord) -> Message:
 def _no_arrays(node: int, reply: Message) -> Message:
     if node == 7 and STATE in reply.content:
         del reply.content[STATE]
-    return reply
-
-
-def _rubbish(node: int, reply: Message) -> Message:
-    if node == 7 and STATE in reply.content:
-        broken = {name: Array("float32", (1,), "numpy.ndarray", b"rubbish") for name in reply.content[STATE]}
-        return with_state(reply, ArrayRecord(broken))
     return reply
 
 
@@ -169,10 +217,17 @@ def _silent(node: int, reply: Message) -> Message | None:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (_no_arrays, "sent no update"),
-        (_rubbish, "is no array"),
-        (_pickled, "Unsupported serialization type"),
-        (_words, "is no array of floating point numbers"),
+        (_no_arrays, "sent no update (no weights)"),
+        (_bytes(b"rubbish"), "is no array of numbers (ValueError)"),
+        (_bytes(b"PK\x03\x04"), "is no array of numbers (BadZipFile)"),
+        (_bytes(_npy("{'descr': ((")), "is no array of numbers"),
+        (_bytes(_npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**23},)}}")), "is no array of numbers"),
+        (_long_doubles, "is no array of numbers (TypeError)"),
+        (_pickled, "is no array of numbers (TypeError)"),
+        (_words, "is no array of numbers (TypeError)"),
+        (_large, "bytes; "),
+        (_forged, "a state of 14 weights was expected, and 1 came, or others"),
+        (_gone, "Flower says: "),
         (_no_loss, "it says no loss"),
         (_silent, "has not answered within 1 seconds"),
     ],
@@ -215,9 +270,11 @@ def test_a_restarted_client_goes_on_under_its_name(hospitals: dict[str, Path], t
     clients = over(grid)
     clients.introductions()
     state = METHOD.untrained(load(hospitals["north"], 28, rare=["df"]).common(), seed=3).state()
-    assert sorted(clients.train(state, 0, 1)) == ["north", "south"]
+    numbers = {"north": 0, "south": 1}
+    assert sorted(clients.train(state, 0, 1, numbers)) == ["north", "south"]
     grid.nodes[99] = grid.nodes.pop(7)
-    answers = clients.train(state, 1, 2)
+    assert sorted(clients.introductions()) == ["north", "south"]
+    answers = clients.train(state, 1, 2, numbers)
     assert {name: type(answer).__name__ for name, answer in answers.items()} == {"north": "Update", "south": "Update"}
 
 
@@ -227,7 +284,7 @@ def asked(hospitals: dict[str, Path], tmp_path: Path, **changes: Any) -> Message
     words = {**ASKED, "first": 0, "until": 1, "seed": 0, **changes}
     content = RecordDict({STATE: arrays_of(state), CONFIG: ConfigRecord(words)})
     grid = InProcess({8: nodes_of(hospitals, tmp_path / "memory")[8]})
-    (reply,) = grid.send_and_receive([Message(content, 8, MessageType.TRAIN)])
+    (reply,) = grid.pull_messages(grid.push_messages([Message(content, 8, MessageType.TRAIN)]))
     return reply
 
 
@@ -263,7 +320,7 @@ def test_a_client_without_its_settings_says_which(
 
 def test_a_state_survives_the_way(hospitals: dict[str, Path]) -> None:
     state = METHOD.blank(28, seed=5).state()
-    assert state_hash(state_of(arrays_of(state))) == state_hash(state)
+    assert state_hash(state_of(arrays_of(state), state)) == state_hash(state)
 
 
 @pytest.mark.long

@@ -130,9 +130,15 @@ def warmup_state(folder: Path) -> TrainingState:
     return load_training_state(file)
 
 
-def last_training_state(folder: Path) -> TrainingState | None:
-    """The newest checkpoint that is sound, or None."""
+def last_training_state(folder: Path, *, until: int | None = None) -> TrainingState | None:
+    """The newest checkpoint that is sound, or None.
+
+    Args:
+        until: the last iteration that it may be of; None: any.
+    """
     for file in reversed(_checkpoints(folder)):
+        if until is not None and _number(file) > until:
+            continue
         with suppress(ValueError):
             return load_training_state(file)
     return None
@@ -179,9 +185,12 @@ def load_learner(folder: Path, method: Method | None = None) -> Learner:
     blank = (method or run.method).blank(run.size)
     file = folder / "learner.safetensors"
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no learner yet; go on with `rareshot fit {run.name} --out {folder} --resume`"
+        again = (
+            "the same `rareshot federate` or `flwr run`"
+            if "clients" in run.data
+            else f"`rareshot fit {run.name} --out {folder} --resume`"
         )
+        raise FileNotFoundError(f"{folder} holds no learner yet; go on with {again}")
     try:
         return blank.with_state(load_state(file)[0])
     except ValueError as error:

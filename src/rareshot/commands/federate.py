@@ -1,6 +1,7 @@
 """`rareshot federate simulate|app METHOD`: meta-training that hospitals share, tried on one machine or prepared for Flower."""
 
 import json
+import math
 import secrets
 import shlex
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,7 @@ from rareshot.data.collection import LabelledImages
 from rareshot.federated import Episodic, refuse_other_than_episodic
 from rareshot.federated.server import run_rounds
 from rareshot.federated.simulation import Simulated, split_by
-from rareshot.locks import alone
 from rareshot.methods import LABELS, METHODS
-from rareshot.runs import held_elsewhere
 from rareshot.scales import SCALES, at_scale
 from rareshot.types import Method, Progress
 
@@ -93,6 +92,10 @@ class App(Generic[M]):
 COMMANDS: dict[str, type[Simulate[Any] | App[Any]]] = {"simulate": Simulate, "app": App}
 
 
+SHARED = [name for name, method in METHODS.items() if isinstance(method, Episodic)]
+"""Methods that can be shared."""
+
+
 def federate(args: Sequence[str]) -> None:
     """Parse and run `rareshot federate`."""
     if args and args[0] in ("-h", "--help"):
@@ -104,7 +107,7 @@ def federate(args: Sequence[str]) -> None:
     if not args or args[0] not in COMMANDS:
         raise ValueError(f"federate needs one of {', '.join(COMMANDS)}" + (f"; got {args[0]!r}" if args else ""))
     command = f"federate {args[0]}"
-    name, scale = method_name(args[1:], command), scale_of(args)
+    name, scale = method_name(args[1:], command, SHARED), scale_of(args)
     preset = at_scale(refuse_other_than_episodic(METHODS[name], name), scale)
     missing = dict.fromkeys(("data", "out") if args[0] == "simulate" else ("app", "out", "fewest"), tyro.MISSING)
     kind: Any = COMMANDS[args[0]]
@@ -115,6 +118,9 @@ def federate(args: Sequence[str]) -> None:
     size = SCALES[scale].size if options.size is None else options.size
     if not 1 <= size <= LARGEST:
         raise ValueError(f"--size {size}: images have 1 to {LARGEST} pixels a side here")
+    if options.seed < 0:
+        raise ValueError(f"--seed {options.seed}: a whole number from 0 on is needed")
+    options.method.blank(size)  # a network that cannot be built is said before anything begins
     own = options.method != preset or size != SCALES[scale].size
     if isinstance(options, App):
         _write_app(options, name, size, "own" if own else scale)
@@ -137,10 +143,7 @@ def _simulate(options: Simulate[Any], name: str, size: int, scale: str) -> None:
         STATUS.print(f"no client: {client or '(nothing written)'}: {why}")
     run = Run(method, name, options.seed, size, scale, {"name": images.card.name, "by": by}, versions())
     title, total = f"{LABELS[name]}, {len(clients)} clients", method.iterations * len(clients)
-    options.out.mkdir(parents=True, exist_ok=True)
-    with alone(options.out, wait=False) as held, stoppable() as stop, progress(title, total) as show:
-        if not held:
-            raise held_elsewhere(options.out)
+    with stoppable() as stop, progress(title, total) as show:
         done = dict.fromkeys(clients, 0)
 
         def watch(client: str, now: Progress) -> None:
@@ -178,7 +181,7 @@ def _loss(record: Mapping[str, Any]) -> str:
 def _write_app(options: App[Any], name: str, size: int, scale: str) -> None:
     if options.fewest < 1:
         raise ValueError(f"--fewest {options.fewest}: at least 1 hospital has to be there")
-    if not options.timeout > 0:
+    if not 0 < options.timeout < math.inf:
         raise ValueError(f"--timeout {options.timeout}: a round needs some seconds")
     if options.app.exists() and (not options.app.is_dir() or any(options.app.iterdir())):
         raise ValueError(f"--app {options.app}: there is something already; name an empty or new folder")
@@ -201,7 +204,8 @@ def _write_app(options: App[Any], name: str, size: int, scale: str) -> None:
     write_atomically(options.app / "pyproject.toml", (APP + written).encode())
     CONSOLE.print(f"app: {options.app}", soft_wrap=True)
     CONSOLE.print(
-        f"next: start Flower as docs/federated.md says, then flwr run {shlex.quote(str(options.app))} --stream"
+        f"next: start Flower as docs/federated.md says, then flwr run {shlex.quote(str(options.app))} shared --stream",
+        soft_wrap=True,
     )
 
 

@@ -1,7 +1,7 @@
 """`rareshot fit METHOD`: meta-train on the common diseases of a data set."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -97,13 +97,11 @@ def fit(args: Sequence[str]) -> None:
     CONSOLE.print(f"next: {shlex.join(words)}", soft_wrap=True)
 
 
-def method_name(args: Sequence[str], command: str) -> str:
+def method_name(args: Sequence[str], command: str, names: Collection[str] = METHODS) -> str:
     """The method that a command begins with."""
-    known = ", ".join(METHODS)
+    known = ", ".join(names)
     if not args or args[0].startswith("-"):
-        raise ValueError(
-            f"{command} needs a method first: rareshot {command} METHOD --data PATH --out RUN, with METHOD one of {known}"
-        )
+        raise ValueError(f"{command} needs a method first: rareshot {command} METHOD ..., with METHOD one of {known}")
     if args[0] not in METHODS:
         raise ValueError(f"no method {args[0]!r}; choose from {known}")
     return args[0]

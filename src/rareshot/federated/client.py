@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rareshot.checkpoint import last_training_state, load_training_state, save_training_state
+from rareshot.checkpoint import last_training_state, save_training_state
 from rareshot.data.collection import LabelledImages
 from rareshot.federated import Episodic
+from rareshot.locks import HeldElsewhereError, alone
 from rareshot.methods.maml import MAML
+from rareshot.pixels import Pixels
 from rareshot.policies import Curriculum
 from rareshot.types import Observe, Progress, State, TrainingState, ignore
+from rareshot.validation import held_out
 
 CLASSES = 1000
 """Most classes that a client may have."""
@@ -34,11 +37,11 @@ class Introduction:
 
     def __post_init__(self) -> None:
         counts = list(self.classes.values())
-        if not 2 <= len(counts) <= CLASSES or not all(type(n) is int and n > 0 for n in counts):
+        if not 2 <= len(counts) <= CLASSES or not all(type(n) is int and 0 < n < 2**31 for n in counts):
             raise ValueError(f"classes must be 2 to {CLASSES}, each with a whole number of lesions above 0")
         if not all(isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable() for name in self.classes):
             raise ValueError("a class needs a name of up to 100 printable characters")
-        for name, values, low in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
+        for name, values, low in (("mean", self.mean, 0.0), ("std", self.std, 5e-7)):
             if len(values) != 3 or not all(type(value) is float and low <= value <= 1 for value in values):
                 raise ValueError(f"{name} must be 3 numbers between {low:g} and 1")
         if not (isinstance(self.fingerprint, str) and re.fullmatch("[0-9a-f]{16}", self.fingerprint)):
@@ -87,9 +90,19 @@ def enough(method: Episodic, common: LabelledImages) -> LabelledImages:
 
 def introduce(method: Episodic, common: LabelledImages) -> Introduction:
     """What a client with these images says of them."""
-    pixels = method.untrained(common, seed=0).pixels
+    pixels = Pixels.of(held_out(common, method.held_out)[0])
     counts = {name: lesions for name, (_, lesions) in common.counts().items()}
     return Introduction(counts, tuple(pixels.mean.tolist()), tuple(pixels.std.tolist()), common.fingerprint())
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a client has after a round."""
+
+    weights: State
+    record: Mapping[str, Any]
+    """What it says of the round: mean `loss` of its iterations (None: no task was finite), tasks `skipped` so far, and the
+    last `validation_auc` of the round, if there was one, of its own weights."""
 
 
 class _RoundDone(Exception):  # noqa: N818
@@ -106,7 +119,7 @@ def train_round(
     first: int,
     until: int,
     observe: Observe = ignore,
-) -> Progress:
+) -> Trained:
     """Go on from the server's state, by Algorithm 1 on the client's own images.
 
     Adam's moments, and what the choice of tasks has learnt, are the client's own and stay in its memory. A round that was cut
@@ -121,49 +134,50 @@ def train_round(
 
     Raises:
         ValueError: if the state does not fit the method.
+        HeldElsewhereError: if another process is at a round of this client.
         TrainingDivergedError: if too many tasks were not finite.
     """
-    last: list[Progress] = []
+    last: list[TrainingState] = []
+    losses: list[float] = []
+    record: dict[str, Any] = {}
 
     def watch(now: Progress) -> None:
         observe(now)
+        losses.extend([] if now.record["loss"] is None else [now.record["loss"]])
+        record.update({name: now.record[name] for name in ("skipped", "validation_auc") if name in now.record})
         if now.iteration == until:
-            last.append(now)
+            last.append(now.training_state)
             raise _RoundDone
 
-    curriculum = isinstance(method, MAML) and method.sampling == "curriculum"
-    fresh = Curriculum(len(common.classes), method.way, seed=seed).state() if curriculum else {}
-    resume = _resumed(memory, first, state, fresh)
-    with suppress(_RoundDone):
-        method.fit(common, seed=seed, start=state, resume=resume, observe=watch)
     memory.mkdir(parents=True, exist_ok=True)
-    save_training_state(memory, last[0].training_state)
-    return last[0]
+    with alone(memory, wait=False) as held, suppress(_RoundDone):
+        if not held:
+            raise HeldElsewhereError(
+                f"{memory} is in use by another process: a client does one round at a time", memory.name
+            )
+        resume = _resumed(method, common, state, memory, seed, first)
+        method.fit(common, seed=seed, start=state, resume=resume, observe=watch)
+    save_training_state(memory, last[0])
+    return Trained(last[0].weights, {"loss": sum(losses) / len(losses) if losses else None, **record})
 
 
-def _resumed(memory: Path, first: int, state: State, fresh: State) -> TrainingState:
-    """The server's weights, and the client's own moments as they were at the end of its last round.
-
-    Args:
-        fresh: what the choice of tasks knows at the beginning.
-    """
+def _resumed(
+    method: Episodic, common: LabelledImages, state: State, memory: Path, seed: int, first: int
+) -> TrainingState:
+    """The server's weights, and the client's own moments as they were at the end of its last round."""
     weights = {name: value for name, value in state.items() if not name.startswith("pixels.")}
-    exact = memory / f"checkpoint-{first:06d}.safetensors"
-    own = load_training_state(exact) if exact.is_file() else last_training_state(memory)
-    if first == 0 or own is None or own.iteration > first:  # the beginning, or a client that comes later
-        return TrainingState(first, weights, {}, (), fresh)
-    return TrainingState(first, weights, own.optimiser, own.skipped, own.policy)
+    own = last_training_state(memory, until=first) if first else None
+    if own is not None:
+        return TrainingState(first, weights, own.optimiser, own.skipped, own.policy)
+    # The beginning, or a client that comes later: its choice of tasks has learnt nothing yet.
+    curriculum = isinstance(method, MAML) and method.sampling == "curriculum"
+    policy = Curriculum(len(common.classes), method.way, seed=seed).state() if curriculum else {}
+    return TrainingState(first, weights, {}, (), policy)
 
 
 def learning_rates(method: Episodic, first: int, until: int) -> list[float]:
     """Adam's rate at each iteration of a round, Eq. (4)."""
     return [method.meta_lr * (1 if i < method.warmup else method.decay) for i in range(first, until)]
-
-
-def record_of(now: Progress) -> dict[str, Any]:
-    """What a client says of a round beside its weights: mean loss, tasks skipped so far, and its validation AUC if it has one."""
-    said = {"loss": now.record["loss"], "skipped": now.record["skipped"]}
-    return said | {name: now.record[name] for name in ("validation_auc",) if name in now.record}
 
 
 def client_seed(seed: int, number: int) -> int:

@@ -20,11 +20,10 @@ from rareshot.checkpoint import LARGEST
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.federated import Episodic, refuse_other_than_episodic
-from rareshot.federated.client import enough, introduce, record_of, train_round
+from rareshot.federated.client import enough, introduce, train_round
 from rareshot.federated.records import CONFIG, STATE, arrays_of, state_of
 from rareshot.machine import keep_memory, use_device, use_threads
 from rareshot.methods import KINDS
-from rareshot.training import TrainingDivergedError
 
 app = ClientApp()
 
@@ -35,7 +34,8 @@ def introduction(message: Message, context: Context) -> Message:
 
     def answer(asked: dict[str, Any]) -> RecordDict:
         name, _ = _setting(context, "name"), _setting(context, "memory")
-        said = {"name": name, "introduction": introduce(_method(asked), _images(asked, context)).to_json()}
+        method = _method(asked)
+        said = {"name": name, "introduction": introduce(method, _images(method, asked, context)).to_json()}
         return RecordDict({CONFIG: ConfigRecord(said)})
 
     return _answered(message, answer)
@@ -46,29 +46,29 @@ def training(message: Message, context: Context) -> Message:
     """A round on this hospital's images."""
 
     def answer(asked: dict[str, Any]) -> RecordDict:
-        method, images = _method(asked), _images(asked, context)
-        state = state_of(message.content.array_records[STATE])
         first, until, seed = (_whole(asked, name) for name in ("first", "until", "seed"))
+        method = _method(asked)
         if not first < until <= method.iterations:
             raise ValueError(f"the server asks for iterations {first} to {until} of {method.iterations}")
         federation = str(asked.get("federation"))
         if not re.fullmatch("[0-9a-f]{16}", federation):
             raise ValueError("the server names its training by something else than 16 hexadecimal digits")
+        images = _images(method, asked, context)
+        state = state_of(message.content.array_records[STATE], method.blank(images.size).state())
         memory = Path(_setting(context, "memory")) / federation
-        now = train_round(method, images, state, memory, seed=seed, first=first, until=until)
-        update = {**state, **now.training_state.weights}
-        said = ConfigRecord({"record": json.dumps(record_of(now))})
-        return RecordDict({STATE: arrays_of(update), CONFIG: said})
+        trained = train_round(method, images, state, memory, seed=seed, first=first, until=until)
+        said = ConfigRecord({"record": json.dumps(trained.record)})
+        return RecordDict({STATE: arrays_of({**state, **trained.weights}), CONFIG: said})
 
     return _answered(message, answer)
 
 
 def _answered(message: Message, answer: Callable[[dict[str, Any]], RecordDict]) -> Message:
-    """The reply; a mistake is told here, and there only that there was one."""
+    """The reply; whatever goes wrong is told here, and there only that it did: Flower would send the error's own words."""
     try:
         return Message(answer(dict(message.content.config_records[CONFIG])), reply_to=message)
-    except (ValueError, KeyError, OSError, TrainingDivergedError) as error:
-        print(f"rareshot: {error}", flush=True)
+    except Exception as error:
+        print(f"rareshot: {type(error).__name__}: {error}", flush=True)
         failed = ConfigRecord({"failed": f"{type(error).__name__} at the client; its own log says more"})
         return Message(RecordDict({CONFIG: failed}), reply_to=message)
 
@@ -81,7 +81,7 @@ def _method(asked: dict[str, Any]) -> Episodic:
     return refuse_other_than_episodic(config.from_json(KINDS, values), "the server's method")
 
 
-def _images(asked: dict[str, Any], context: Context) -> LabelledImages:
+def _images(method: Episodic, asked: dict[str, Any], context: Context) -> LabelledImages:
     """This hospital's common diseases, of which tasks can be made."""
     size = _whole(asked, "size")
     if not 1 <= size <= LARGEST:
@@ -90,7 +90,7 @@ def _images(asked: dict[str, Any], context: Context) -> LabelledImages:
     use_threads(int(context.node_config["threads"]) if "threads" in context.node_config else None)
     use_device(str(context.node_config.get("device", "auto")))
     rare = tuple(name for name in str(context.node_config.get("rare", "")).split(",") if name)
-    return enough(_method(asked), load(Path(_setting(context, "data")), size, rare=rare).common())
+    return enough(method, load(Path(_setting(context, "data")), size, rare=rare).common())
 
 
 def _whole(asked: dict[str, Any], name: str) -> int:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
 
@@ -10,8 +9,8 @@ from rareshot.types import State
 
 STATE, CONFIG = "state", "config"
 """Names of a message's two parts."""
-LARGEST = 2**31
-"""Most bytes that are read of an answer."""
+HEAD = 4096
+"""Most bytes that an array has beside its numbers."""
 
 
 def arrays_of(state: State) -> ArrayRecord:
@@ -19,21 +18,25 @@ def arrays_of(state: State) -> ArrayRecord:
     return ArrayRecord({name: Array(value.detach().cpu().contiguous().numpy()) for name, value in state.items()})
 
 
-def state_of(arrays: Any) -> State:
-    """What was sent; whether it fits is for `refuse_other_state`.
+def state_of(arrays: Any, own: State) -> State:
+    """What was sent; whether the numbers are good ones is for `refuse_other_state`.
+
+    Args:
+        own: a state of the names and sizes that are expected; what has others is not opened.
 
     Raises:
-        ValueError: if it is no numbers.
+        ValueError: if it is no such state.
     """
-    if sum(len(array.data) for array in arrays.values()) > LARGEST:
-        raise ValueError(f"a state of more than {LARGEST} bytes is not read")
+    if set(arrays) != set(own):
+        raise ValueError(f"a state of {len(own)} weights was expected, and {len(arrays)} came, or others")
     state = {}
-    for name, array in arrays.items():
+    for name, value in own.items():
+        if len(arrays[name].data) > value.nbytes + HEAD:
+            raise ValueError(f"{name} has {len(arrays[name].data)} bytes; {value.nbytes} and a head were expected")
         try:
-            values = array.numpy()
-        except (TypeError, ValueError, EOFError, OSError, MemoryError) as error:
-            raise ValueError(f"{name} is no array ({error})") from error
-        if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
-            raise ValueError(f"{name} is no array of floating point numbers")
-        state[str(name)] = torch.from_numpy(values.copy())
+            state[name] = torch.from_numpy(arrays[name].numpy().copy())
+        except (
+            Exception
+        ) as error:  # numpy reads a stranger's bytes: it raises ten kinds of error, BadZipFile among them
+            raise ValueError(f"{name} is no array of numbers ({type(error).__name__})") from error
     return state

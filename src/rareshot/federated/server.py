@@ -19,9 +19,10 @@ from rareshot.checkpoint import (
     save_training_state,
     write_run,
 )
-from rareshot.federated import Episodic, refuse_other_than_episodic
+from rareshot.federated import refuse_other_than_episodic
 from rareshot.federated.client import Introduction, learning_rates
-from rareshot.runs import trim_log
+from rareshot.locks import alone
+from rareshot.runs import held_elsewhere, trim_log
 from rareshot.states import refuse_other_state
 from rareshot.types import Learner, State, TrainingState
 
@@ -36,33 +37,32 @@ class Update:
     state: State
     """As a learner's."""
     record: Mapping[str, Any]
-    """Of `client.record_of`, for the log."""
+    """What it says of the round, see `client.Trained`."""
 
 
 class Clients(Protocol):
     """The hospitals, however they are reached."""
 
-    def introductions(self) -> Mapping[str, Introduction]:
-        """Client → what it has."""
+    @property
+    def open(self) -> bool:
+        """May they come and go?"""
         ...
 
-    def train(self, state: State, first: int, until: int) -> Mapping[str, Update | str]:
-        """Client → its update after iterations `first` to `until` from the server's state; or why there is none."""
+    def introductions(self) -> Mapping[str, Introduction]:
+        """Client → what it has, of all that are here; asked before every round."""
+        ...
+
+    def train(self, state: State, first: int, until: int, numbers: Mapping[str, int]) -> Mapping[str, Update | str]:
+        """Client → its update after iterations `first` to `until` from the server's state; or why there is none.
+
+        Args:
+            numbers: client → its number, which `client_seed` makes the seed of its tasks.
+        """
         ...
 
 
 class TooFewClientsError(ValueError):
     """A round had fewer good updates than were asked for; what was done before is saved."""
-
-
-@dataclass(frozen=True)
-class Round:
-    """A finished round, for whoever watches."""
-
-    iteration: int
-    """Iterations done."""
-    record: Mapping[str, Any]
-    """The line for the log."""
 
 
 def run_rounds(
@@ -72,7 +72,7 @@ def run_rounds(
     *,
     local: int,
     fewest: int,
-    observe: Callable[[Round], None] = lambda done: None,
+    observe: Callable[[Mapping[str, Any]], None] = lambda record: None,
 ) -> Learner:
     """Train in rounds, in the run's folder, which ends as that of `rareshot fit` does; the same call goes on after a stop.
 
@@ -81,53 +81,61 @@ def run_rounds(
     Args:
         local: iterations of a client between two means.
         fewest: good updates that a round needs.
-        observe: called when a round is on disk; what it raises stops the training, nothing lost.
+        observe: called with the line of the log when a round is on disk; what it raises stops the training, nothing lost.
 
     Raises:
         ValueError: if the method is not one to share, or the folder holds another training.
         TooFewClientsError: if a round has fewer good updates than `fewest`.
+        HeldElsewhereError: if another process is training there.
     """
     method = refuse_other_than_episodic(run.method, run.name)
-    known = clients.introductions()
-    if len(known) < fewest:
-        raise TooFewClientsError(f"{len(known)} clients introduced themselves and {fewest} are needed")
-    run = replace(run, data=_facts(run, known, local))
-    newest = last_training_state(folder) if _begun(folder, run) else None
-    learner = method.blank(run.size, seed=run.seed)
-    learner = learner.with_state({**learner.state(), **pooled_pixels(list(known.values()))})
-    done = 0
-    if newest is not None:
-        done, learner = newest.iteration, learner.with_state(newest.weights)
-    write_run(folder, run)
-    log_file = folder / "log.jsonl"
-    trim_log(log_file, done)
-    with log_file.open("a") as log:
-        while done < method.iterations:
-            begun = time.perf_counter()
-            until = min(done + local, method.iterations)
-            state = learner.state()
-            good, refused = _sorted(clients.train(state, done, until), state, learning_rates(method, done, until))
-            if len(good) < fewest:
-                told = "; ".join(f"{name}: {why}" for name, why in refused.items())
-                raise TooFewClientsError(
-                    f"{len(good)} of {len(good) + len(refused)} clients sent a good update for iterations {done} to {until}, and "
-                    f"{fewest} are needed ({told}); the rounds before are saved in {folder}, and the same command goes on"
-                )
-            learner = learner.with_state(mean_state([update.state for update in good.values()]) | pixels_of(state))
-            done = until
-            record = {
-                "iteration": done,
-                "meta_lr": learning_rates(method, done - 1, done)[0],
-                "seconds": time.perf_counter() - begun,
-                "clients": {name: dict(update.record) for name, update in good.items()},
-                "refused": refused,
-            }
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-            save_training_state(folder, TrainingState(done, learner.state(), {}))
-            observe(Round(done, record))
-    save_learner(folder, learner)
-    return learner
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, wait=False) as held:
+        if not held:
+            raise held_elsewhere(folder)
+        known = dict(clients.introductions())
+        run = _begun(folder, run, known, local, clients.open)
+        newest = last_training_state(folder)
+        if newest is None:
+            blank = method.blank(run.size, seed=run.seed).state()
+            newest = TrainingState(0, {**blank, **pooled_pixels(list(known.values()))}, {})
+        done, learner = newest.iteration, method.blank(run.size).with_state(newest.weights)
+        write_run(folder, run)
+        log_file = folder / "log.jsonl"
+        trim_log(log_file, done)
+        with log_file.open("a") as log:
+            while done < method.iterations:
+                begun = time.perf_counter()
+                until = min(done + local, method.iterations)
+                joined = replace(run, data=_facts(run.data, clients.introductions(), local))
+                if joined != run:
+                    run = joined
+                    write_run(folder, run)
+                numbers = {name: facts["number"] for name, facts in run.data["clients"].items()}
+                state = learner.state()
+                answers = clients.train(state, done, until, numbers)
+                good, refused = _sorted(answers, state, learning_rates(method, done, until))
+                if len(good) < fewest:
+                    told = "; ".join(f"{name}: {why}" for name, why in refused.items())
+                    raise TooFewClientsError(
+                        f"{len(good)} of {len(answers)} clients sent a good update for iterations {done} to {until}, and "
+                        f"{fewest} are needed ({told}); the rounds before are saved in {folder}, and the same command goes on"
+                    )
+                learner = learner.with_state(mean_state([each.state for each in good.values()]) | pixels_of(state))
+                done = until
+                record = {
+                    "iteration": done,
+                    "meta_lr": learning_rates(method, done - 1, done)[0],
+                    "seconds": time.perf_counter() - begun,
+                    "clients": {name: dict(update.record) for name, update in good.items()},
+                    "refused": refused,
+                }
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                save_training_state(folder, TrainingState(done, learner.state(), {}))
+                observe(record)
+        save_learner(folder, learner)
+        return learner
 
 
 def pooled_pixels(introductions: Sequence[Introduction]) -> State:
@@ -192,34 +200,50 @@ def _sorted(
             refuse_update(own, answer.state, rates)
             good[name] = answer
         except ValueError as error:
-            refused[name] = str(error)
+            refused[name] = one_line(str(error))
     return good, refused
 
 
-def _facts(run: Run, known: Mapping[str, Introduction], local: int) -> dict[str, Any]:
-    """What the run's card says of the data."""
-    clients = {name: {"classes": dict(each.classes), "fingerprint": each.fingerprint} for name, each in known.items()}
-    prints = sorted(each.fingerprint for each in known.values())
+def one_line(told: str) -> str:
+    """What somebody else said, fit for a log: one line of printable characters, and not for ever."""
+    return "".join(letter if letter.isprintable() else " " for letter in told)[:300]
+
+
+def _facts(before: Mapping[str, Any], known: Mapping[str, Introduction], local: int) -> dict[str, Any]:
+    """What the run's card says of the data; whoever took part once stays in it, under the number that it has."""
+    clients: dict[str, Any] = dict(before.get("clients", {}))
+    for name, each in sorted(known.items()):
+        number = clients[name]["number"] if name in clients else len(clients)
+        clients[name] = {"number": number, "classes": dict(each.classes), "fingerprint": each.fingerprint}
+    prints = sorted(facts["fingerprint"] for facts in clients.values())
     one = prints[0] if len(prints) == 1 else hashlib.sha256("\n".join(prints).encode()).hexdigest()[:16]
-    common = list(dict.fromkeys(name for each in known.values() for name in each.classes))
-    return {**run.data, "common": common, "fingerprint": one, "clients": clients, "local": local}
+    common = list(dict.fromkeys(name for facts in clients.values() for name in facts["classes"]))
+    return {**before, "common": common, "fingerprint": one, "clients": clients, "local": local}
 
 
-def _begun(folder: Path, run: Run) -> bool:
-    """Is this very training in the folder already?
+def _begun(folder: Path, run: Run, known: Mapping[str, Introduction], local: int, may_change: bool) -> Run:
+    """The run with what is known of its clients; those of before among them, where the folder has begun with it.
+
+    Args:
+        may_change: may the clients be others than before?
 
     Raises:
-        ValueError: if another one is.
+        ValueError: if another training is there.
     """
     if not (folder / "run.json").is_file():
-        return False
+        return replace(run, data=_facts(run.data, known, local))
     there = read_run(folder)
-    for what, old, new in (
+    if "clients" not in there.data:
+        raise ValueError(f"{folder} holds a run that no clients share; choose another --out")
+    now = _facts({**run.data, "clients": there.data["clients"]} if may_change else run.data, known, local)
+    same = [
         ("method", there.method, run.method),
         ("seed", there.seed, run.seed),
         ("image size", there.size, run.size),
-        ("number of local iterations", there.data.get("local"), run.data["local"]),
-    ):
+        ("number of local iterations", there.data.get("local"), local),
+    ]
+    same += [] if may_change else [("data set, or other clients", dict(there.data), now)]
+    for what, old, new in same:
         if old != new:
             raise ValueError(f"{folder} holds a training with another {what}; choose another --out")
-    return True
+    return replace(run, data=now)

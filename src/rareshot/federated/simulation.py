@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from rareshot.data.collection import LabelledImages
 from rareshot.federated import Episodic
-from rareshot.federated.client import Introduction, client_seed, enough, introduce, is_a_name, record_of, train_round
+from rareshot.federated.client import Introduction, client_seed, enough, introduce, is_a_name, train_round
 from rareshot.federated.server import Update
 from rareshot.training import TrainingDivergedError
 from rareshot.types import Progress, State
@@ -27,29 +28,39 @@ class Simulated:
     observe: Callable[[str, Progress], None] = lambda client, now: None
     """Called after every iteration of a client."""
 
-    def introductions(self) -> dict[str, Introduction]:
-        """Client → what it has."""
+    open: bool = False
+    """They are the same in every round."""
+
+    @cached_property
+    def _introductions(self) -> dict[str, Introduction]:
         return {name: introduce(self.method, images) for name, images in self.images.items()}
 
-    def train(self, state: State, first: int, until: int) -> dict[str, Update | str]:
-        """Client → its update, or why it has none."""
+    def introductions(self) -> dict[str, Introduction]:
+        """Client → what it has."""
+        return self._introductions
+
+    def train(self, state: State, first: int, until: int, numbers: Mapping[str, int]) -> dict[str, Update | str]:
+        """Client → its update.
+
+        Raises:
+            TrainingDivergedError: if one's training does; again it would end the same way.
+        """
         answers: dict[str, Update | str] = {}
-        for number, (name, images) in enumerate(sorted(self.images.items())):
+        for name, images in self.images.items():
             try:
-                now = train_round(
+                trained = train_round(
                     self.method,
                     images,
                     state,
                     self.folder / name,
-                    seed=client_seed(self.seed, number),
+                    seed=client_seed(self.seed, numbers[name]),
                     first=first,
                     until=until,
                     observe=lambda now, name=name: self.observe(name, now),  # type: ignore[misc]
                 )
             except TrainingDivergedError as error:
-                answers[name] = str(error)
-                continue
-            answers[name] = Update({**state, **now.training_state.weights}, record_of(now))
+                raise TrainingDivergedError(f"client {name}: {error}") from error
+            answers[name] = Update({**state, **trained.weights}, trained.record)
         return answers
 
 
