@@ -1,8 +1,9 @@
 """What is sharing the training worth? DAML on the hospitals of ISIC 2018: all images together, shared, and each hospital alone.
 
 The clients are the data set's sites, with the classes that each has enough lesions of. Every training has the same number of
-iterations on each client's side: shared and alone a hospital works as long, together as one. Judged on the rare diseases by the
-same episodes. Small pictures and few iterations: the figures compare these trainings with each other, and with no table.
+iterations: shared and alone a hospital works as long; all together is as much work as one hospital's, or, with more tasks in an
+iteration, as that of all of them. Judged on the rare diseases by the same episodes. Small pictures and few iterations: the
+figures compare these trainings with each other, and with no table.
 
     python experiments/federated.py --data PATH --runs FOLDER --out results/federated.jsonl
 
@@ -33,6 +34,7 @@ from rareshot.types import Learner, ignore
 
 SIZE = 32
 EPISODES = 300
+MORE = "together, as many tasks as the clients have"
 
 
 def main(
@@ -70,6 +72,7 @@ def main(
         run = Run(method, "daml", seed, SIZE, "own", {"name": images.card.name}, versions())
         for name in (
             "together",
+            MORE,
             *(f"shared, {count} local" for count in local),
             *(f"alone, {each}" for each in clients),
         ):
@@ -80,7 +83,9 @@ def main(
                 if kind == "shared":
                     learner = _share(folder, run, clients, int(what.split()[0]))
                 else:
-                    learner = _fit(folder, run, together.common() if kind == "together" else clients[what])
+                    tasks = method.tasks * (len(clients) if name == MORE else 1)
+                    own = replace(run, method=replace(method, tasks=tasks))
+                    learner = _fit(folder, own, clients[what] if kind == "alone" else together.common())
                 areas = [result.metrics["auc"] for result, _ in evaluate(learner, plans, "paper")]
                 found = interval(areas, "over episodes")
                 return {"auc": {"mean": found.mean, "low": found.low, "high": found.high}, "areas": areas}

@@ -332,8 +332,9 @@ def test_two_hospitals_train_over_real_flower(hospitals: dict[str, Path], tmp_pa
     words = "--size 28 --width 8 --shot 1 --query 2 --iterations 3 --warmup 2 --steps 1 --test-steps 1 --held-out 0.3"
     place = ["--app", str(tmp_path / "app"), "--out", str(tmp_path / "run"), "--fewest", "2", "--local", "2"]
     assert cli.main(["federate", "app", "daml", *place, "--seed", "3", *words.split()]) == 0
-    environment = {**os.environ, "FLWR_HOME": str(home)}
     binaries = Path(sys.executable).parent
+    path = f"{binaries}{os.pathsep}{os.environ['PATH']}"  # Flower starts its own commands by name
+    environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "PATH": path}
 
     def start(*command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([str(binaries / command[0]), *command[1:]], env=environment, start_new_session=True)
