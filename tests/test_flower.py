@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -346,26 +346,18 @@ def test_two_hospitals_train_over_real_flower(hospitals: dict[str, Path], tmp_pa
             said = f'name="{name}" data="{folder}" memory="{tmp_path / name}" rare="df" threads=1'
             at = ("--superlink", "127.0.0.1:18000", "--port", str(18010 + number))
             running.append(start("flower-supernode", "--insecure", *at, "--node-config", said))
-        for _ in range(60):
+        flwr = [str(binaries / "flwr")]
+        while subprocess.run([*flwr, "list", "shared"], env=environment, capture_output=True).returncode:
+            assert link.poll() is None, "the SuperLink has not started; its own words are above"
             time.sleep(1)
-            if (
-                subprocess.run(
-                    [str(binaries / "flwr"), "list", "shared"], env=environment, capture_output=True
-                ).returncode
-                == 0
-            ):
-                break
-        subprocess.run(
-            [str(binaries / "flwr"), "run", str(tmp_path / "app"), "shared", "--stream"],
-            env=environment,
-            timeout=240,
-            check=True,
-        )
+        run = [*flwr, "run", str(tmp_path / "app"), "shared", "--stream"]
+        subprocess.run(run, env=environment, timeout=240, check=True)
     finally:
         for process in running:
-            os.killpg(process.pid, 9)
+            process.terminate()  # Flower's own children go with it then
+            process.wait(30)
     images = {name: enough(METHOD, load(folder, 28, rare=["df"]).common()) for name, folder in hospitals.items()}
-    at = Simulated(replace(METHOD), images, tmp_path / "here", 3)
+    at = Simulated(METHOD, images, tmp_path / "here", 3)
     theirs = run_rounds(tmp_path / "here", RUN, at, local=2, fewest=2)
     assert read_run(tmp_path / "run").data["common"] == ["mel", "nv"]
     assert state_hash(load_learner(tmp_path / "run").state()) == state_hash(theirs.state())
