@@ -34,6 +34,7 @@ from rareshot.methods import METHODS
 from rareshot.methods.maml import MAML
 from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
+from rareshot.model_card import model_card
 from rareshot.pixels import Pixels
 from rareshot.training import TrainingDivergedError
 from rareshot.types import Progress, State
@@ -391,6 +392,7 @@ def test_the_command_leaves_a_run_that_evaluate_takes(
     assert sorted(run.data["clients"]) == ["site0", "site1", "site2"]
     assert run.data["common"] == ["mel", "nv"]
     assert load_learner(out).size == 28
+    assert "| shared by | site0, site1, site2; each kept its images |" in model_card(out)
     assert cli.main(begin) == 0  # there is nothing left to do
     assert cli.main([*begin[:-1], "cpu", "--seed", "1"]) == 2
     assert "holds a training with another seed; choose another --out" in capsys.readouterr().err

@@ -43,9 +43,12 @@ def model_card(folder: Path) -> str:
     licence = data.licence if data else ""
     words = {name: data.classes.get(name, "") for name in run.data.get("common", ())} if data else {}
     seen = ", ".join(f"{name} ({words[name]})" if words.get(name) else str(name) for name in run.data.get("common", ()))
+    clients = run.data.get("clients")
+    shared = {"shared by": f"{', '.join(map(str, clients))}; each kept its images"} if isinstance(clients, dict) else {}
     facts = {
         "method": LABELS.get(run.name, run.name),
         "trained on": f"{data.title if data else run.data.get('name', 'not recorded')}: {seen or 'no disease of this set'}",
+        **shared,
         "fingerprint of the data": str(run.data.get("fingerprint", "not recorded")),
         "seed": str(run.seed),
         "scale": f"{run.scale}, images of {run.size} pixels",
