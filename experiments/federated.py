@@ -19,7 +19,7 @@ import tyro
 from trust import measured
 
 from rareshot import config
-from rareshot.checkpoint import Run, last_training_state, versions
+from rareshot.checkpoint import Run, last_training_state, read_run, versions
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.evaluation import evaluate, plan
@@ -88,10 +88,11 @@ def main(
                     learner = _fit(folder, own, clients[what] if kind == "alone" else together.common())
                 areas = [result.metrics["auc"] for result, _ in evaluate(learner, plans, "paper")]
                 found = interval(areas, "over episodes")
-                return {"auc": {"mean": found.mean, "low": found.low, "high": found.high}, "areas": areas}
+                auc = {"mean": found.mean, "low": found.low, "high": found.high}
+                return {"auc": auc, "areas": areas, "method": config.to_json(read_run(folder).method)}
 
             key = {"training": name, "seed": seed, "iterations": iterations}
-            about = {"size": SIZE, "method": config.to_json(method), "clients": held, "left_out": left_out}
+            about = {"size": SIZE, "clients": held, "left_out": left_out}
             measured(out, key, {"episodes": EPISODES}, about | {"versions": versions()}, figures)
 
 

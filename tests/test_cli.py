@@ -36,7 +36,7 @@ TINY = (
     "--threads",
     "2",
 )
-SHORT = ("--iterations", "60", "--warmup", "30", "--validate-every", "25", *TINY)
+SHORT = ("--iterations", "60", "--warmup", "30", "--validate-every", "60", *TINY)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

@@ -43,6 +43,7 @@ SMALL: dict[str, Any] = {
     "width": 8,
     "shot": 1,
     "query": 2,
+    "tasks": 1,
     "iterations": 5,
     "warmup": 3,
     "validate_every": 4,
@@ -77,7 +78,7 @@ def shared(folder: Path, method: Episodic, clients: Mapping[str, LabelledImages]
     "method",
     [
         DAML,
-        replace(DAML, sampling="curriculum", tasks=8),
+        replace(DAML, sampling="curriculum", tasks=4),
         replace(DAML, adapted="head"),
         replace(DAML, held_out=0.0),
         ProtoNet(**SMALL),
@@ -340,7 +341,7 @@ def test_methods_that_know_their_classes_are_refused() -> None:
 def test_another_training_in_the_folder_is_refused(common: LabelledImages, tmp_path: Path) -> None:
     shared(tmp_path, DAML, {"all": common})
     with pytest.raises(ValueError, match="holds a training with another method"):
-        shared(tmp_path, replace(DAML, tasks=2), {"all": common})
+        shared(tmp_path, replace(DAML, tasks=3), {"all": common})
     with pytest.raises(ValueError, match="holds a training with another number of local iterations"):
         shared(tmp_path, DAML, {"all": common}, local=3)
     with pytest.raises(ValueError, match="holds a training with another data set, or other clients"):
@@ -374,7 +375,9 @@ def hospitals(tmp_path: Path) -> Path:
     return make_images(tmp_path / "set", [name for name in ("nv", "mel", "df") for _ in range(24)])
 
 
-TINY = "--size 28 --width 8 --shot 1 --query 2 --iterations 4 --warmup 2 --steps 1 --held-out 0.3 --device cpu"
+TINY = (
+    "--size 28 --width 8 --shot 1 --query 2 --iterations 4 --warmup 2 --steps 1 --tasks 1 --held-out 0.3 --device cpu"
+)
 SETTINGS = shlex.split(TINY)
 
 

@@ -24,7 +24,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from rareshot import cli, config, validation
 from rareshot.checkpoint import Run, load_learner, read_run, state_hash
 from rareshot.data.store import load
-from rareshot.federated import client_app
+from rareshot.federated import client_app, server_app
 from rareshot.federated.client import enough
 from rareshot.federated.records import CONFIG, STATE, arrays_of, state_of
 from rareshot.federated.server import TooFewClientsError, run_rounds
@@ -40,6 +40,7 @@ METHOD = MAML(
     query=2,
     steps=1,
     test_steps=1,
+    tasks=1,
     meta_loss=DifficultyAware(),
     iterations=3,
     warmup=2,
@@ -50,8 +51,9 @@ RUN = Run(METHOD, "daml", 3, 28, "own", {"name": "federated"}, {})
 
 
 @pytest.fixture(autouse=True)
-def few_validation_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "VALIDATION_EPISODES", 2)
+    monkeypatch.setattr(server_app, "PATIENCE", 0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +112,7 @@ def nodes_of(hospitals: dict[str, Path], memory: Path) -> dict[int, dict[str, An
 
 
 def over(grid: InProcess, fewest: int = 2) -> OverFlower:
-    return OverFlower(grid, ASKED, seed=3, fewest=fewest, timeout=1)  # type: ignore[arg-type]
+    return OverFlower(grid, ASKED, seed=3, fewest=fewest, timeout=0.5)  # type: ignore[arg-type]
 
 
 def test_the_grid_is_asked_for_what_flower_has() -> None:
@@ -229,7 +231,7 @@ def _silent(node: int, reply: Message) -> Message | None:
         (_forged, "a state of 14 weights was expected, and 1 came, or others"),
         (_gone, "Flower says: "),
         (_no_loss, "it says no loss"),
-        (_silent, "has not answered within 1 seconds"),
+        (_silent, "has not answered within 0.5 seconds"),
     ],
 )
 def test_a_bad_answer_stays_out_of_the_mean(
@@ -329,7 +331,7 @@ def test_two_hospitals_train_over_real_flower(hospitals: dict[str, Path], tmp_pa
     home = tmp_path / "home"
     home.mkdir()
     (home / "config.toml").write_text('[superlink.shared]\naddress = "127.0.0.1:18000"\ninsecure = true\n')
-    words = "--size 28 --width 8 --shot 1 --query 2 --iterations 3 --warmup 2 --steps 1 --test-steps 1 --held-out 0.3"
+    words = "--size 28 --width 8 --shot 1 --query 2 --iterations 3 --warmup 2 --steps 1 --test-steps 1 --tasks 1 --held-out 0.3"
     place = ["--app", str(tmp_path / "app"), "--out", str(tmp_path / "run"), "--fewest", "2", "--local", "2"]
     assert cli.main(["federate", "app", "daml", *place, "--seed", "3", *words.split()]) == 0
     binaries = Path(sys.executable).parent

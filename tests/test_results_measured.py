@@ -33,6 +33,8 @@ def lines(tables: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
         "results/unseen-disease.jsonl",
         "results/leak.jsonl",
         "results/again.jsonl",
+        "results/finetune-choice.jsonl",
+        "results/federated.jsonl",
     ]
     asked = ["git", "-C", str(ROOT), "ls-files", "-z", "--", *told]
     files = subprocess.run(asked, check=False, capture_output=True, text=True).stdout.split("\0")
