@@ -520,17 +520,23 @@ def rates(lines: Lines) -> str:
 
 
 def shared(lines: Lines) -> str:
-    """DAML on all sites' images together, shared, and on each site's alone."""
-    together = {line["seed"]: line for line in lines.federated if line["training"] == "together"}
+    """DAML on all sites' images together, shared, and on each site's alone; less the first, which is as much work as sharing."""
+    found = {line["training"]: line for line in lines.federated if line["seed"] == 0}
+    first = max((name for name in found if name.startswith("together")), key=len)
     drawn = []
-    for line in lines.federated:
-        name = line["training"]
-        what = line["clients"].get(name.removeprefix("alone, "), {})
-        lesions = ", ".join(f"{disease} {count}" for disease, count in what.items())
-        apart = paired(line["areas"], together[line["seed"]]["areas"], "over episodes").interval
-        less = "" if name == "together" else spanned(apart).replace("-", "\N{MINUS SIGN}")
-        drawn.append([name, lesions, measured(line, "auc"), less])
-    return markdown(["training", "lesions there", "AUC", "less that of all together"], drawn)
+    for name in sorted(
+        found, key=lambda name: (name != first, not name.startswith("shared"), name.startswith("alone"))
+    ):
+        line = found[name]
+        there = line["clients"].get(name.removeprefix("alone, "), {})
+        lesions = ", ".join(f"{disease} {count}" for disease, count in there.items()) or "all of these"
+        apart = paired(line["areas"], found[first]["areas"], "over episodes").interval
+        less = "" if name == first else spanned(apart).replace("-", "\N{MINUS SIGN}")
+        tasks = (
+            line["iterations"] * line["method"]["tasks"] * (len(line["clients"]) if name.startswith("shared") else 1)
+        )
+        drawn.append([name, lesions, str(tasks), measured(line, "auc"), less])
+    return markdown(["training", "lesions of", "tasks", "AUC", "less the first"], drawn)
 
 
 def measured(line: Record, name: str) -> str:
