@@ -242,8 +242,12 @@ def test_a_bad_answer_stays_out_of_the_mean(
     (line,) = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert list(line["clients"]) == ["north"]
     assert told in line["refused"]["south"]
+
+
+def test_a_round_of_too_few_ends_the_training(hospitals: dict[str, Path], tmp_path: Path) -> None:
+    grid = InProcess(nodes_of(hospitals, tmp_path / "memory"), _no_loss)
     with pytest.raises(TooFewClientsError, match="1 of 2 clients sent a good update"):
-        run_rounds(tmp_path / "strict", RUN, over(InProcess(grid.nodes, spoil)), local=3, fewest=2)
+        run_rounds(tmp_path / "run", RUN, over(grid), local=3, fewest=2)
 
 
 def _second_north(node: int, reply: Message) -> Message:

@@ -73,7 +73,7 @@ def trained(method: MAML, images: LabelledImages, **how: Any) -> tuple[EpisodicL
         DAML,
         replace(DAML, fast=False, norm="tasknorm", head="full"),
         replace(DAML, adapted="head", second_order=False),
-        replace(TINY, sampling="curriculum", tasks=8),
+        replace(TINY, sampling="curriculum"),
     ],
     ids=["fast", "plain tasknorm", "first-order head", "curriculum"],
 )
