@@ -98,7 +98,7 @@ def run_rounds(
         newest = last_training_state(folder)
         if newest is None:
             blank = method.blank(run.size, seed=run.seed).state()
-            newest = TrainingState(0, {**blank, **pooled_pixels(list(known.values()))}, {})
+            newest = TrainingState(0, {**blank, **pooled_pixels([known[name] for name in sorted(known)])}, {})
         done, learner = newest.iteration, method.blank(run.size).with_state(newest.weights)
         write_run(folder, run)
         log_file = folder / "log.jsonl"

@@ -102,6 +102,8 @@ class OverFlower:
         answers: dict[str, Update | str] = {}
         messages: dict[int, Message] = {}
         for node, (name, _) in self.known.items():
+            if name not in numbers:  # it was away when its number was given: from the next round on
+                continue
             answers[name] = f"has not answered within {self.timeout:g} seconds" if node in here else "is not there"
             if node in here:
                 seed = client_seed(self.seed, numbers[name])
