@@ -17,10 +17,9 @@ from rareshot.checkpoint import Run, last_training_state, load_learner, read_run
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
 from rareshot.federated import Episodic, refuse_other_than_episodic
-from rareshot.federated.client import Introduction, enough, introduce, learning_rates, train_round
+from rareshot.federated.client import Introduction, Update, enough, introduce, learning_rates, train_round
 from rareshot.federated.server import (
     TooFewClientsError,
-    Update,
     farthest,
     mean_state,
     pooled_pixels,
@@ -218,8 +217,8 @@ def test_adam_never_goes_farther_than_we_say(steps: int) -> None:
 
 def test_no_honest_update_is_refused_for_going_too_far(common: LabelledImages, tmp_path: Path) -> None:
     state = DAML.untrained(common, seed=0).state()
-    trained = train_round(DAML, common, state, tmp_path, seed=0, first=0, until=5)
-    refuse_update(state, {**state, **trained.weights}, learning_rates(DAML, 0, 5))
+    update = train_round(DAML, common, state, tmp_path, seed=0, first=0, until=5)
+    refuse_update(state, update.state, learning_rates(DAML, 0, 5))
 
 
 def _nan(state: dict[str, torch.Tensor], name: str) -> None:

@@ -72,15 +72,15 @@ def enough(method: Episodic, common: LabelledImages) -> LabelledImages:
         ValueError: if fewer classes are left than a task has.
     """
     need = method.shot + method.query
-
-    def suffices(lesions: int) -> bool:
-        held = round(method.held_out * lesions)
-        return lesions - held >= need and (not method.held_out or held > method.shot)
-
-    counts = {name: lesions for name, (_, lesions) in common.counts().items()}
-    kept = [name for name, lesions in counts.items() if suffices(lesions)]
+    train, held = held_out(common, method.held_out)
+    spare = held.counts() if held else {}
+    kept = [
+        name
+        for name, (_, lesions) in train.counts().items()
+        if lesions >= need and (not spare or spare[name][1] > method.shot)
+    ]
     if len(kept) < method.way:
-        told = ", ".join(f"{name} {lesions}" for name, lesions in counts.items())
+        told = ", ".join(f"{name} {lesions}" for name, (_, lesions) in common.counts().items())
         raise ValueError(
             f"a client needs {method.way} common classes with shot + query = {method.shot} + {method.query} = {need} lesions "
             f"left to train on, and more than {method.shot} held out (held_out={method.held_out}); here are {told or 'none'}"
@@ -96,10 +96,11 @@ def introduce(method: Episodic, common: LabelledImages) -> Introduction:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a client has after a round."""
+class Update:
+    """What a client sends back after a round."""
 
-    weights: State
+    state: State
+    """As a learner's."""
     record: Mapping[str, Any]
     """What it says of the round: mean `loss` of its iterations (None: no task was finite), tasks `skipped` so far, and the
     last `validation_auc` of the round, if there was one, of its own weights."""
@@ -119,7 +120,7 @@ def train_round(
     first: int,
     until: int,
     observe: Observe = ignore,
-) -> Trained:
+) -> Update:
     """Go on from the server's state, by Algorithm 1 on the client's own images.
 
     Adam's moments, and what the choice of tasks has learnt, are the client's own and stay in its memory. A round that was cut
@@ -158,7 +159,8 @@ def train_round(
         resume = _resumed(method, common, state, memory, seed, first)
         method.fit(common, seed=seed, start=state, resume=resume, observe=watch)
     save_training_state(memory, last[0])
-    return Trained(last[0].weights, {"loss": sum(losses) / len(losses) if losses else None, **record})
+    loss = sum(losses) / len(losses) if losses else None
+    return Update({**state, **last[0].weights}, {"loss": loss, **record})
 
 
 def _resumed(

@@ -56,9 +56,9 @@ def training(message: Message, context: Context) -> Message:
         images = _images(method, asked, context)
         state = state_of(message.content.array_records[STATE], method.blank(images.size).state())
         memory = Path(_setting(context, "memory")) / federation
-        trained = train_round(method, images, state, memory, seed=seed, first=first, until=until)
-        said = ConfigRecord({"record": json.dumps(trained.record)})
-        return RecordDict({STATE: arrays_of({**state, **trained.weights}), CONFIG: said})
+        update = train_round(method, images, state, memory, seed=seed, first=first, until=until)
+        said = ConfigRecord({"record": json.dumps(update.record)})
+        return RecordDict({STATE: arrays_of(update.state), CONFIG: said})
 
     return _answered(message, answer)
 

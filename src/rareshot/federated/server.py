@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from rareshot.checkpoint import (
     write_run,
 )
 from rareshot.federated import refuse_other_than_episodic
-from rareshot.federated.client import Introduction, learning_rates
+from rareshot.federated.client import Introduction, Update, learning_rates
 from rareshot.locks import alone
 from rareshot.runs import held_elsewhere, trim_log
 from rareshot.states import refuse_other_state
@@ -28,16 +28,6 @@ from rareshot.types import Learner, State, TrainingState
 
 BETAS = (0.9, 0.999)
 """Adam's, as in `rareshot.training`."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a client sends back after a round."""
-
-    state: State
-    """As a learner's."""
-    record: Mapping[str, Any]
-    """What it says of the round, see `client.Trained`."""
 
 
 class Clients(Protocol):

@@ -17,9 +17,9 @@ from flwr.serverapp import Grid, ServerApp
 from rareshot import config
 from rareshot.checkpoint import Run, versions
 from rareshot.federated import refuse_other_than_episodic
-from rareshot.federated.client import Introduction, client_seed, is_a_name
+from rareshot.federated.client import Introduction, Update, client_seed, is_a_name
 from rareshot.federated.records import CONFIG, STATE, arrays_of, state_of
-from rareshot.federated.server import Update, one_line, run_rounds
+from rareshot.federated.server import one_line, run_rounds
 from rareshot.methods import KINDS
 from rareshot.types import State
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from rareshot.data.collection import LabelledImages
 from rareshot.federated import Episodic
-from rareshot.federated.client import Introduction, client_seed, enough, introduce, is_a_name, train_round
-from rareshot.federated.server import Update
+from rareshot.federated.client import Introduction, Update, client_seed, enough, introduce, is_a_name, train_round
 from rareshot.training import TrainingDivergedError
 from rareshot.types import Progress, State
 
@@ -27,7 +26,6 @@ class Simulated:
     seed: int
     observe: Callable[[str, Progress], None] = lambda client, now: None
     """Called after every iteration of a client."""
-
     open: bool = False
     """They are the same in every round."""
 
@@ -48,7 +46,7 @@ class Simulated:
         answers: dict[str, Update | str] = {}
         for name, images in self.images.items():
             try:
-                trained = train_round(
+                answers[name] = train_round(
                     self.method,
                     images,
                     state,
@@ -60,7 +58,6 @@ class Simulated:
                 )
             except TrainingDivergedError as error:
                 raise TrainingDivergedError(f"client {name}: {error}") from error
-            answers[name] = Update({**state, **trained.weights}, trained.record)
         return answers
 
 
