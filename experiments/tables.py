@@ -18,7 +18,7 @@ from scipy import stats
 
 from rareshot.checkpoint import load_learner, load_training_state, read_run
 from rareshot.evaluated import Evaluation, same_episodes
-from rareshot.evaluation import DRAWS, RUNS, by_pair
+from rareshot.evaluation import DRAWS, RUNS, Place, by_pair
 from rareshot.experiments import TABLES, Row
 from rareshot.gathered import Record, gather
 from rareshot.reporting.lines import NOT_RUN, WAY, Part, parts_of
@@ -54,8 +54,18 @@ PAIRS = (
     ("laptop", "finetune-densenet", "logistic", 1),
     ("laptop", "finetune-densenet", "logistic", 3),
     ("laptop", "finetune-densenet", "logistic", 5),
+    ("paper", "maml", "untrained", 1),
+    ("paper", "daml", "untrained", 1),
+    ("paper", "daml", "maml", 1),
+    ("paper", "task-sampling", "maml", 1),
+    ("paper", "daml", "maml", 3),
+    ("paper", "task-sampling", "maml", 3),
+    ("paper", "daml-eta1", "maml", 5),
+    ("paper", "daml-eta3", "maml", 5),
     ("paper", "daml", "maml", 5),
+    ("paper", "maml-noaug", "maml", 5),
     ("paper", "task-sampling", "maml", 5),
+    ("paper", "logistic-conv4", "maml", 1),
     ("paper", "logistic-conv4", "maml", 3),
     ("paper", "logistic-conv4", "maml", 5),
     ("paper", "logistic-conv4", "daml", 5),
@@ -371,11 +381,11 @@ def over_lesions(evaluation: Evaluation) -> str:
     return f"{100 * over.low:.1f} to {100 * over.high:.1f}" if over else ""
 
 
-def sites(part: Part, shot: int) -> str:
-    """Each pair of classes over all sites and within one, seed 0."""
+def sites(part: Part) -> str:
+    """Each pair of classes over all sites and within one, seed 0, k = 5."""
     found = {}
     for row in TABLES["table1"].rows:
-        for each in runs_of(part, row, shot, "site"):
+        for each in runs_of(part, row, 5, "site"):
             if not each.seed:
                 found[row.label, row.backbone] = by_pair(each.results)
     columns = sorted(next(iter(found.values())), key=lambda key: (key[1], key[0]))
@@ -403,6 +413,30 @@ def sites_apart(part: Part) -> str:
         apart = [places[place].apart for place in columns]
         rows.append([*names, *(spanned(each).replace("-", "\N{MINUS SIGN}") if each else NOT_RUN for each in apart)])
     return markdown(header, rows)
+
+
+def sites_counted(part: Part) -> str:
+    """Of how many methods a site is below all sites, and by intervals over lesions, seed 0, for each k."""
+    drawn = []
+    for shot in TABLES["table1"].shots:
+        apart: dict[Place, list[Interval]] = {}
+        for row in TABLES["table1"].rows:
+            for each in runs_of(part, row, shot, "site"):
+                for place, found in each.places.items():
+                    if not each.seed and found.apart:
+                        apart.setdefault(place, []).append(found.apart)
+        for (site, classes), of_methods in sorted(apart.items(), key=lambda item: item[0][::-1]):
+            means = [each.mean for each in of_methods]
+            counts = (
+                len(means),
+                sum(mean < 0 for mean in means),
+                sum(each.high < 0 for each in of_methods),
+                sum(each.low > 0 for each in of_methods),
+            )
+            median = f"{100 * float(np.median(means)):+.1f}".replace("-", "\N{MINUS SIGN}")
+            drawn.append([str(shot), f"{' and '.join(classes)}, {site}", median, *map(str, counts)])
+    header = ["k", "pair and site", "median of the differences", "methods", "lower", "interval below 0", "above 0"]
+    return markdown(header, drawn)
 
 
 def scatter(lines: Lines) -> str:
@@ -437,7 +471,7 @@ def moved(results: Path) -> str:
         cells = [scale, str(seed)]
         for key in ("maml", "daml-eta1", "daml-eta3", "daml", "daml-eta7"):
             run = runs / f"{key}-5shot-seed{seed}"
-            if not run.is_dir():
+            if not (run / "learner.safetensors").is_file():
                 cells.append(NOT_RUN)
                 continue
             learnt = load_learner(run).state()
@@ -464,7 +498,7 @@ def again(lines: Lines) -> str:
         apart = spanned(paired(areas[1], areas[0], kind="over episodes").interval).replace("-", "\N{MINUS SIGN}")
         row = ROWS[line["row"]]
         drawn.append([row.label, row.backbone, str(line["shot"]), *cells, apart])
-    return markdown(["method", "backbone", "k", "in Table 1", "trained again", "difference, over episodes"], drawn)
+    return markdown(["method", "backbone", "k", "first training", "trained again", "difference, over episodes"], drawn)
 
 
 def fig3(lines: Lines) -> str:
@@ -548,6 +582,7 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "table1": lambda lines: table(lines.laptop, "table1"),
     "table2": lambda lines: table(lines.laptop, "table2"),
     "paper": lambda lines: table(lines.paper, "table1", begun=True),
+    "paper-table2": lambda lines: table(lines.paper, "table2"),
     "paper-seeds": lambda lines: seeds(lines.paper),
     "plain-seeds": lambda lines: plain_seeds(lines.paper),
     "plain-apart": lambda lines: plain_apart(lines.paper),
@@ -558,10 +593,9 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "differences": differences,
     "protocols": lambda lines: protocols(lines.laptop),
     "fewer-images": lambda lines: fewer_images(lines.laptop),
-    "sites": lambda lines: sites(lines.laptop, 5),
-    "sites-3": lambda lines: sites(lines.laptop, 3),
-    "sites-1": lambda lines: sites(lines.laptop, 1),
+    "sites": lambda lines: sites(lines.laptop),
     "site-differences": lambda lines: sites_apart(lines.laptop),
+    "site-counts": lambda lines: sites_counted(lines.laptop),
     "images": lambda lines: images(lines.laptop),
     "scatter": scatter,
     "again": again,
