@@ -1,5 +1,6 @@
 """The tables of README.md and docs/results.md are those of the committed raw lines."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -69,3 +70,15 @@ def test_seeds_and_fewer_episodes_are_said(tables: ModuleType, lines: Any) -> No
     assert tables.auc(lines.laptop, rows["maml"], 2) == tables.NOT_RUN
     (line,) = lines.laptop.of("maml")
     assert tables.auc(lines.laptop, rows["maml"], 5, "full") == tables.spanned(line.at(5, "full")[0].auc)
+
+
+def test_two_kinds_of_cpu_with_the_same_instructions_train_alike() -> None:
+    file = ROOT / "results" / "again.jsonl"
+    if not file.is_file():
+        pytest.skip("results/ comes with the repository, not with the package")
+    trained: dict[tuple[str, int], list[list[float]]] = {}
+    for line in map(json.loads, file.read_text().splitlines()):
+        trained.setdefault((line["row"], line["shot"]), []).append(line["again"]["aucs"])
+    on_avx2, kept_to_avx2 = trained["logistic-conv4", 5]
+    assert on_avx2 == kept_to_avx2
+    assert len(on_avx2) == 600
