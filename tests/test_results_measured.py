@@ -79,6 +79,7 @@ def test_two_kinds_of_cpu_with_the_same_instructions_train_alike() -> None:
     trained: dict[tuple[str, int], list[list[float]]] = {}
     for line in map(json.loads, file.read_text().splitlines()):
         trained.setdefault((line["row"], line["shot"]), []).append(line["again"]["aucs"])
-    on_avx2, kept_to_avx2 = trained["logistic-conv4", 5]
-    assert on_avx2 == kept_to_avx2
-    assert len(on_avx2) == 600
+    for cell in (("logistic-conv4", 5), ("protonet", 1)):
+        on_avx2, kept_to_avx2 = trained[cell]
+        assert on_avx2 == kept_to_avx2
+        assert len(on_avx2) == 600
