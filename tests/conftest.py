@@ -17,6 +17,7 @@ from rareshot.data.cards import ISIC2018
 from rareshot.data.collection import LabelledImages, number_groups
 from rareshot.data.synthetic import separable
 
+machine.round_alike()  # as the command line does: before torch computes anything
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 

@@ -64,7 +64,8 @@ def versions() -> dict[str, str]:
     far.
     """
     packages = {name: version(name) for name in ("rareshot", "torch", "numpy")}
-    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    mkl = f", MKL {os.environ['MKL_CBWR']}" if "MKL_CBWR" in os.environ else ""
+    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}{mkl}"
     gpu = {"gpu": torch.cuda.get_device_name()} if machine.device().type == "cuda" else {}
     return {**packages, "python": platform.python_version(), "commit": _commit(), "cpu": cpu, **gpu}
 

@@ -25,7 +25,7 @@ class Machine:
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int | None = None
-    """CPU threads; None: all cores."""
+    """CPU threads; None: all cores. Plain training (finetune) rounds by their number: 1 for what others can train too."""
 
     def start(self) -> torch.device:
         """Settle threads, allocator and device; the device to use."""
