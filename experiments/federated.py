@@ -25,7 +25,7 @@ from rareshot.data.store import load
 from rareshot.evaluation import evaluate, plan
 from rareshot.federated.server import run_rounds
 from rareshot.federated.simulation import Simulated, split_by
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.methods import METHODS
 from rareshot.methods.maml import MAML
 from rareshot.runs import fit_run
@@ -57,8 +57,7 @@ def main(
         seeds: of training.
         threads: None: all cores.
     """
-    keep_memory()
-    use_threads(threads)
+    settle(threads)
     images = load(data, SIZE)
     daml = METHODS["daml"]
     assert isinstance(daml, MAML)

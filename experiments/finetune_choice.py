@@ -22,7 +22,7 @@ from rareshot.data.collection import split_groups
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.evaluation import Plan, evaluate
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.methods.supervised import Supervised
 from rareshot.statistics import interval
 from rareshot.validation import HELD_OUT_SEED
@@ -55,8 +55,7 @@ def main(
         episodes: the same ones for every rate.
         threads: None: all cores.
     """
-    keep_memory()
-    use_threads(threads)
+    settle(threads)
     train, held = split_groups(load(data, SIZE).common(), fraction=HELD_OUT, seed=HELD_OUT_SEED)
     for pair in left_out:
         strange = pair.split("+")

@@ -31,7 +31,7 @@ from rareshot.data.store import load
 from rareshot.episodes import Drawn, Episodes, EpisodeSpec
 from rareshot.evaluation import plan
 from rareshot.experiments import TABLES, Cell
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.metrics import auc
 from rareshot.scales import SCALES
 from rareshot.setting import Setting
@@ -64,8 +64,7 @@ def main(
         episodes: of each row.
         threads: None: all cores.
     """
-    keep_memory()
-    use_threads(threads)
+    settle(threads)
     setting = Setting.of(TABLES["table1"], results, SCALE, load(data, SCALES[SCALE].size))
     about = {"scale": SCALE, "seed": 0, "data": setting.rare.fingerprint(), "versions": versions()}
     size = {"episodes": episodes}

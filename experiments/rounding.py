@@ -17,7 +17,7 @@ import tyro
 from rareshot.checkpoint import state_hash, versions
 from rareshot.data.synthetic import synthetic
 from rareshot.losses import DifficultyAware
-from rareshot.machine import INSTRUCTIONS, round_alike, use_threads
+from rareshot.machine import INSTRUCTIONS, settle
 from rareshot.methods.maml import MAML
 from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
@@ -34,8 +34,7 @@ def main(cpu: str, out: Path, iterations: int = 2, size: int = 32) -> None:
         iterations: of each method.
         size: of the pictures, in pixels.
     """
-    round_alike()
-    use_threads(1)
+    settle(1)
     images = synthetic(size, lesions=16).common()
     methods: dict[str, Method] = {
         "features": Supervised(iterations=iterations, held_out=0.0),

@@ -21,7 +21,7 @@ from rareshot import config
 from rareshot.checkpoint import versions
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.methods.maml import MAML
 from rareshot.types import Progress
 from rareshot.validation import held_out, mean_auc
@@ -53,8 +53,7 @@ def main(
         episodes: of held-out common lesions, the same for every run.
         threads: None: all cores.
     """
-    keep_memory()
-    use_threads(threads)
+    settle(threads)
     common = load(data, size).common()
     _, held = held_out(common, 0.2)
     assert held is not None

@@ -21,7 +21,7 @@ from rareshot.data.collection import split_groups
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.evaluation import Plan, evaluate
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.methods.maml import MAML
 from rareshot.types import Progress
 from rareshot.validation import HELD_OUT_SEED
@@ -53,8 +53,7 @@ def main(data: Path, out: Path, threads: int | None = None, only: tuple[int, ...
         threads: None: all cores.
         only: numbers of the candidates to run; empty: all.
     """
-    keep_memory()
-    use_threads(threads)
+    settle(threads)
     train, held = split_groups(load(data, SIZE).common(), fraction=BASE.held_out, seed=HELD_OUT_SEED)
     for number, (left_out, changes) in enumerate(CANDIDATES):
         done = [json.loads(line)["candidate"] for line in out.read_text().splitlines()] if out.exists() else []

@@ -22,7 +22,7 @@ from rareshot.checkpoint import Run, load_learner, read_run, state_hash, version
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.metrics import auc, brier, ece
 from rareshot.statistics import interval
 from rareshot.trust import (
@@ -121,8 +121,7 @@ def opened(
     data: Path, run: Path, threads: int | None
 ) -> tuple[Run, Learner, LabelledImages, LabelledImages, LabelledImages]:
     """Run, learner, all images, and the common lesions that it was trained on and that were held out."""
-    keep_memory()
-    use_threads(threads)
+    settle(threads)
     fitted, learner = read_run(run), load_learner(run)
     images = load(data, fitted.size)
     # A method that trains on nothing has no share of its own.

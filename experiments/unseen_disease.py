@@ -28,7 +28,7 @@ from rareshot.data.collection import LabelledImages, split_groups
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.evaluation import Plan, evaluate
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
 from rareshot.statistics import interval
@@ -66,8 +66,7 @@ def main(
     """
     if until not in JUDGED_AT:
         raise SystemExit(f"--until {until}: choose from {', '.join(map(str, JUDGED_AT))}")
-    keep_memory()
-    use_threads(threads)
+    settle(threads)
     train, held = split_groups(load(data, SIZE).common(), fraction=HELD_OUT, seed=HELD_OUT_SEED)
     unknown = sorted({name for joined in left_out for name in joined.split("+")} - set(train.classes))
     if unknown:

@@ -9,8 +9,13 @@ import torch
 
 from rareshot.machine import INSTRUCTIONS, round_alike
 
+COMMANDS = (
+    "fit daml --data nowhere --out never",
+    "adapt nowhere --support nowhere --out never",
+    "predict nowhere nowhere",
+)
 TELL = (
-    "from rareshot.cli import main; main(['report', 'nowhere']); "
+    "import sys; from rareshot.cli import main; main(sys.argv[1:]); "
     "import torch; print(torch.backends.cpu.get_cpu_capability())"
 )
 
@@ -22,15 +27,17 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def _used(**chosen: str) -> str:
+def _used(command: str = COMMANDS[0], **chosen: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in INSTRUCTIONS} | chosen
-    done = subprocess.run([sys.executable, "-c", TELL], env=environment, capture_output=True, text=True, check=True)
+    code = [sys.executable, "-c", TELL, *command.split()]
+    done = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.split()[-1]
 
 
 @pytest.mark.skipif(not torch.cpu._is_avx2_supported(), reason="this CPU has no AVX2")
-def test_the_command_line_computes_by_avx2_even_where_the_cpu_has_more() -> None:
-    assert _used() == "AVX2"
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_compute_by_avx2_even_where_the_cpu_has_more(command: str) -> None:
+    assert _used(command) == "AVX2"
 
 
 def test_who_has_chosen_other_instructions_keeps_them() -> None:

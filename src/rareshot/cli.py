@@ -43,10 +43,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"rareshot {__version__}")
         return 0
-    from rareshot.machine import round_alike  # torch is imported only when there is work
-
-    round_alike()
-    from rareshot.commands.terminal import StoppedError
+    from rareshot.commands.terminal import StoppedError  # torch is imported only when there is work
     from rareshot.training import TrainingDivergedError
 
     try:

@@ -42,6 +42,17 @@ def keep_memory() -> bool:
     )
 
 
+def settle(threads: int | None) -> None:
+    """What a command does before torch computes: `round_alike`, `keep_memory` and `use_threads`.
+
+    Raises:
+        ValueError: if `threads` is below 1.
+    """
+    round_alike()
+    keep_memory()
+    use_threads(threads)
+
+
 def use_threads(threads: int | None) -> int:
     """Let torch use `threads` (None: the cores that this process may use); the number that it then uses.
 

@@ -11,7 +11,7 @@ from rareshot.bundle import save_bundle
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
 from rareshot.data.files import shown
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.predict import Predictor, adapt_to
 
 SHOWN = 10
@@ -52,8 +52,7 @@ class Adapt:
 def adapt(args: Sequence[str]) -> None:
     """Parse and run `rareshot adapt`."""
     options = parse(Adapt, args, "rareshot adapt")
-    keep_memory()
-    use_threads(options.threads)
+    settle(options.threads)
     if options.out.exists():
         raise ValueError(f"{options.out} is there already; choose another --out, or remove it first")
     if not 0 <= options.seed < 2**63:

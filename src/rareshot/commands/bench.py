@@ -14,7 +14,7 @@ from rareshot.bench.problem import Problem
 from rareshot.bench.run import Plan, Record, run
 from rareshot.bench.tables import describe, markdown, tables
 from rareshot.commands.terminal import CONSOLE, stages
-from rareshot.machine import use_threads
+from rareshot.machine import round_alike, use_threads
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def bench(args: Sequence[str]) -> None:
     """Parse and run `rareshot bench`."""
     options = tyro.cli(Bench, args=args, prog="rareshot bench")
     plan = plan_of(options)
+    round_alike()
     use_threads(None)
     options.out.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []

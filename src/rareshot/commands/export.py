@@ -10,7 +10,7 @@ from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE
 from rareshot.data.files import shown
 from rareshot.export import NEAR, export, refuse_missing
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.predict import load_classifier
 
 
@@ -36,8 +36,7 @@ class Export:
 def export_command(args: Sequence[str]) -> None:
     """Parse and run `rareshot export`."""
     options = parse(Export, args, "rareshot export")
-    keep_memory()
-    use_threads(1)
+    settle(1)
     if options.out.suffix.lower() != ".onnx":
         raise ValueError(f"--out {options.out}: the model goes into a file whose name ends in .onnx")
     if options.out.exists():

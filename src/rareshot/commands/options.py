@@ -13,7 +13,7 @@ import tyro
 from rareshot.commands.terminal import data_progress
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
-from rareshot.machine import keep_memory, use_device, use_threads
+from rareshot.machine import settle, use_device
 
 T = TypeVar("T")
 
@@ -29,8 +29,7 @@ class Machine:
 
     def start(self) -> torch.device:
         """Settle threads, allocator and device; the device to use."""
-        keep_memory()
-        use_threads(self.threads)
+        settle(self.threads)
         return use_device(self.device)
 
 

@@ -12,7 +12,7 @@ from rareshot.checkpoint import write_atomically
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
 from rareshot.data.files import shown
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.predict import (
     Answer,
     Predictor,
@@ -64,8 +64,7 @@ class Predict:
 def predict(args: Sequence[str]) -> None:
     """Parse and run `rareshot predict`."""
     options = parse(Predict, args, "rareshot predict")
-    keep_memory()
-    use_threads(options.threads)
+    settle(options.threads)
     if options.out is not None and (options.out.suffix.lower() != ".csv" or options.out.is_dir()):
         raise ValueError(f"--out {options.out}: the answers go into a file whose name ends in .csv")
     report = options.report

@@ -12,7 +12,7 @@ import tyro
 
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS
-from rareshot.machine import keep_memory, use_threads
+from rareshot.machine import settle
 from rareshot.predict import WORDS, find_learner, load_classifier
 from rareshot.web.door import HOST
 from rareshot.web.server import listen, opened, require_web, uvicorn_of
@@ -41,8 +41,7 @@ def serve(args: Sequence[str]) -> None:
     """Parse and run `rareshot serve`."""
     options = parse(Serve, args, "rareshot serve")
     require_web()
-    keep_memory()
-    use_threads(1)  # one a person: the work is too small to share out, and the bits are those of `rareshot predict`
+    settle(1)  # one a person: the work is too small to share out, and the bits are those of `rareshot predict`
     classifier = load_classifier(options.start) if Path(options.start).is_file() else None
     learners = () if classifier else learners_of(options.start)
     with listen(options.port) as server:

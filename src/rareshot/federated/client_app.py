@@ -22,7 +22,7 @@ from rareshot.data.store import load
 from rareshot.federated import Episodic, refuse_other_than_episodic
 from rareshot.federated.client import enough, introduce, train_round
 from rareshot.federated.records import CONFIG, STATE, arrays_of, state_of
-from rareshot.machine import keep_memory, round_alike, use_device, use_threads
+from rareshot.machine import settle, use_device
 from rareshot.methods import KINDS
 
 app = ClientApp()
@@ -86,9 +86,7 @@ def _images(method: Episodic, asked: dict[str, Any], context: Context) -> Labell
     size = _whole(asked, "size")
     if not 1 <= size <= LARGEST:
         raise ValueError(f"the server asks for images of {size} pixels; 1 to {LARGEST} can be")
-    round_alike()
-    keep_memory()
-    use_threads(int(context.node_config["threads"]) if "threads" in context.node_config else None)
+    settle(int(context.node_config["threads"]) if "threads" in context.node_config else None)
     use_device(str(context.node_config.get("device", "auto")))
     rare = tuple(name for name in str(context.node_config.get("rare", "")).split(",") if name)
     return enough(method, load(Path(_setting(context, "data")), size, rare=rare).common())
