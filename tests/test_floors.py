@@ -13,6 +13,7 @@ FLOORS = [
         "metrics",
         "statistics",
         "machine",
+        "optimiser",
         "data",
         "backbones",
         "explicit",

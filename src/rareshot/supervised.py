@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rareshot import optimiser
 from rareshot.backbones import Network
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Augment
@@ -104,7 +105,7 @@ def train_supervised(
         if isinstance(module, _BatchNorm):
             module.train()
     parameters = list(model.parameters())
-    adam = torch.optim.AdamW(parameters, lr=1.0, weight_decay=weight_decay)
+    adam = optimiser.adam(parameters, lr=1.0, weight_decay=weight_decay)
     first = 0
     if resume is not None:
         first = resume.iteration

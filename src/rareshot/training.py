@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from rareshot import optimiser
 from rareshot.gradients import TaskGradient
 from rareshot.losses import MetaLoss, difficulty_weight
 from rareshot.metrics import auc
@@ -118,7 +119,7 @@ def train_episodic(
         TrainingDivergedError: if more than 5 of the last 100 tasks were not finite.
     """
     weights = {name: value.detach().clone() for name, value in net.learnt().items()}
-    adam = torch.optim.Adam(weights.values(), lr=1.0)
+    adam = optimiser.adam(weights.values(), lr=1.0)
     skipped: list[int] = []
     first = 0
     if resume is not None:
@@ -145,7 +146,7 @@ def train_episodic(
                 [results[i] for i in used], [slopes[i] for i in used], [norms[i] for i in used], outer.clip
             )
             for name, value in weights.items():
-                value.grad = gradient[name]
+                value.grad = torch.empty_like(value).copy_(gradient[name])  # laid out as the weight, for one loop over both
             adam.param_groups[0]["lr"] = outer.meta_lr(iteration)
             adam.step()
         record = {

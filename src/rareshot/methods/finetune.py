@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rareshot import machine
+from rareshot import machine, optimiser
 from rareshot.backbones import Network
 from rareshot.data.augment import affine
 from rareshot.episodes import Augment
@@ -82,7 +82,7 @@ def finetune(
     labels = support.labels.to(device)
     weights = 1 / torch.bincount(labels, minlength=support.way)  # classes count alike, whatever their size
     classify = FineTuned(model, pixels)
-    adam = torch.optim.Adam(model.parameters(), lr=lr)
+    adam = optimiser.adam(model.parameters(), lr=lr)
     for step in range(steps):
         x = pixels(augment(support.images, np.random.default_rng((seed, step)))).to(device)
         loss = F.cross_entropy(model(x), labels, weight=weights)
