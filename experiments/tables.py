@@ -105,6 +105,8 @@ class Lines(NamedTuple):
     """Lines of unseen-disease.jsonl."""
     again: Sequence[Record]
     """Lines of again.jsonl."""
+    rounding: Sequence[Record]
+    """Lines of rounding.jsonl."""
     leak: Mapping[str, Record]
     """Lines of leak.jsonl at k = 5, by their row."""
     rates: Sequence[Record]
@@ -143,13 +145,20 @@ def read(results: Path) -> Lines:
         raise ValueError(f"{results / folder} has no evaluation of {data}, {WAY}-way")
 
     curves = [line for line in gathered["laptop"].fine_tuning if line["data"] == "isic2018"]
-    unseen, leak, again, rates, federated = (
+    unseen, leak, again, rounding, rates, federated = (
         [json.loads(line) for line in (results / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("unseen-disease", "leak", "again", "finetune-choice", "federated")
+        for name in ("unseen-disease", "leak", "again", "rounding", "finetune-choice", "federated")
     )
     parts = (part("laptop", "isic2018"), part("paper", "isic2018"), part("laptop", "pad-ufes-20"))
     return Lines(
-        *parts, curves, unseen, again, {line["row"]: line for line in leak if line["shot"] == 5}, rates, federated
+        *parts,
+        curves,
+        unseen,
+        again,
+        rounding,
+        {line["row"]: line for line in leak if line["shot"] == 5},
+        rates,
+        federated,
     )
 
 
@@ -497,8 +506,29 @@ def again(lines: Lines) -> str:
         cells = [spanned(interval(each, "over draws")) for each in means]
         apart = spanned(paired(areas[1], areas[0], kind="over episodes").interval).replace("-", "\N{MINUS SIGN}")
         row = ROWS[line["row"]]
-        drawn.append([row.label, row.backbone, str(line["shot"]), *cells, apart])
-    return markdown(["method", "backbone", "k", "first training", "trained again", "difference, over episodes"], drawn)
+        used = line["again"]["versions"]
+        on = used.get("gpu", used.get("cpu", "not recorded"))
+        drawn.append([row.label, row.backbone, str(line["shot"]), cells[0], on, cells[1], apart])
+    header = ["method", "backbone", "k", "first training", "trained again on", "AUC", "difference, over episodes"]
+    return markdown(header, drawn)
+
+
+def rounding(lines: Lines) -> str:
+    """Which CPUs gave the same weights, by which instructions: a letter stands for one set of bits."""
+    trained = {"features": "plain conv4", "protonet": "ProtoNet", "relation": "Relation Net", "daml": "DAML"}
+    found: dict[str, list[str]] = {name: [] for name in trained}
+    drawn = []
+    for line in lines.rounding:
+        asked = line["asked"]
+        letters = []
+        for name, digest in line["digests"].items():
+            if digest not in found[name]:
+                found[name].append(digest)
+            letters.append("ABCDEFG"[found[name].index(digest)])
+        vectors = asked["ATEN_CPU_CAPABILITY"].upper()
+        by = f"{vectors}, MKL {asked['MKL_CBWR']}" if asked["MKL_CBWR"] else vectors
+        drawn.append([line["cpu"], by, *letters])
+    return markdown(["CPU", "instructions", *trained.values()], drawn)
 
 
 def fig3(lines: Lines) -> str:
@@ -599,6 +629,7 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "images": lambda lines: images(lines.laptop),
     "scatter": scatter,
     "again": again,
+    "rounding": rounding,
     "fig3": fig3,
     "unseen": unseen,
     "leak": leak,

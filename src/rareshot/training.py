@@ -146,7 +146,7 @@ def train_episodic(
                 [results[i] for i in used], [slopes[i] for i in used], [norms[i] for i in used], outer.clip
             )
             for name, value in weights.items():
-                value.grad = torch.empty_like(value).copy_(gradient[name])  # laid out as the weight, for one loop over both
+                value.grad = torch.empty_like(value).copy_(gradient[name])  # in memory as the weight, for `adam`
             adam.param_groups[0]["lr"] = outer.meta_lr(iteration)
             adam.step()
         record = {
