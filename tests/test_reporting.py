@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -564,6 +566,22 @@ def test_latex_is_balanced_whatever_a_cell_holds(table: Table) -> None:
     ]
     assert [row.count("&") for row in rows] == [2, 2, 2]
     assert bare.count("$") % 2 == 0
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles_whatever_a_cell_holds(tmp_path: Path) -> None:
+    """The tables of a report, and one of every character that has a meaning to LaTeX, alone and after a line break."""
+    write_evaluation(tmp_path / "results", HOSTILE, 1.0, data="a & b_%|", classes=("<script>", "$x", "c"))
+    (tmp_path / "report.tex").write_text(report(tmp_path / "results").latex)
+    every = "ab \\{}[]&%$#_~^<>|`*\"'ηγε−–…\n\u00a0"
+    table = Table(every, (every, "[2em]"), (("[2em]", every), *((char, f"*{char}") for char in every)))
+    (tmp_path / "every.tex").write_text(latex(every, [table]))
+    (tmp_path / "paper.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{report}\input{every}\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 @given(TABLE)
