@@ -12,9 +12,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from rareshot import __version__, config
-from rareshot.checkpoint import LARGEST, Run, versions, write_atomically
+from rareshot.checkpoint import Run, versions, write_atomically
 from rareshot.commands.fit import method_name, scale_of
-from rareshot.commands.options import Machine, load_images, parse
+from rareshot.commands.options import Machine, load_images, parse, size_of
 from rareshot.commands.terminal import CONSOLE, STATUS, progress, stoppable
 from rareshot.data.collection import LabelledImages
 from rareshot.federated import Episodic, refuse_other_than_episodic
@@ -52,7 +52,7 @@ class Simulate(Generic[M]):
     scale: Literal["paper", "laptop"] = "paper"
     """Preset of image size, iterations and warm-up. paper: 84 px, 3000, 1500. laptop: 64 px, 1000, 500."""
     size: int | None = None
-    """Image size in pixels, 28 to 224; None: the scale's."""
+    """Image size in pixels a side, mostly 28 to 224; None: the scale's."""
     seed: int = 0
     """Of weights, episodes and augmentation."""
     rare: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -84,7 +84,7 @@ class App(Generic[M]):
     scale: Literal["paper", "laptop"] = "paper"
     """Preset of image size, iterations and warm-up. paper: 84 px, 3000, 1500. laptop: 64 px, 1000, 500."""
     size: int | None = None
-    """Image size in pixels, 28 to 224; None: the scale's."""
+    """Image size in pixels a side, mostly 28 to 224; None: the scale's."""
     seed: int = 0
     """Of weights, episodes and augmentation."""
 
@@ -115,9 +115,7 @@ def federate(args: Sequence[str]) -> None:
     options = parse(kind[type(preset)], args[2:], f"rareshot {command} {name}", default=default)
     if options.local < 1:
         raise ValueError(f"--local {options.local}: at least 1 iteration is needed between two means")
-    size = SCALES[scale].size if options.size is None else options.size
-    if not 1 <= size <= LARGEST:
-        raise ValueError(f"--size {size}: images have 1 to {LARGEST} pixels a side here")
+    size = size_of(options.size, scale)
     if options.seed < 0:
         raise ValueError(f"--seed {options.seed}: a whole number from 0 on is needed")
     options.method.blank(size)  # a network that cannot be built is said before anything begins

@@ -9,16 +9,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from rareshot.checkpoint import (
-    LARGEST,
-    Run,
-    last_training_state,
-    read_run,
-    versions,
-    warmup_state,
-)
+from rareshot.checkpoint import Run, last_training_state, read_run, versions, warmup_state
 from rareshot.commands.events import tensorboard_writer
-from rareshot.commands.options import Machine, load_images, parse
+from rareshot.commands.options import Machine, load_images, parse, size_of
 from rareshot.commands.terminal import CONSOLE, STATUS, Stop, progress, stoppable
 from rareshot.methods import LABELS, METHODS
 from rareshot.runs import fit_run, share_a_warmup
@@ -46,7 +39,7 @@ class Fit(Generic[M]):
     scale: Literal["paper", "laptop"] = "paper"
     """Preset of image size, iterations and warm-up. paper: 84 px, 3000, 1500. laptop: 64 px, 1000, 500."""
     size: int | None = None
-    """Image size in pixels, 28 to 224; None: the scale's."""
+    """Image size in pixels a side, mostly 28 to 224; None: the scale's."""
     seed: int = 0
     """Of weights, episodes and augmentation."""
     rare: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -68,9 +61,7 @@ def fit(args: Sequence[str]) -> None:
     kind: Any = Fit
     options: Fit[Any] = parse(kind[type(preset)], args[1:], f"rareshot fit {name}", default=default)
     options.machine.start()
-    size = SCALES[scale].size if options.size is None else options.size
-    if not 1 <= size <= LARGEST:
-        raise ValueError(f"--size {size}: images have 1 to {LARGEST} pixels a side here")
+    size = size_of(options.size, scale)
     run = _run_of(options, name, size)
     images = load_images(options.data, run.size, options.rare)
     common = images.common()

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
+from rareshot.checkpoint import LARGEST
 from rareshot.commands.terminal import data_progress
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.machine import settle, use_device
+from rareshot.scales import SCALES
 
 T = TypeVar("T")
 
@@ -56,3 +58,15 @@ def load_images(path: Path, size: int, rare: tuple[str, ...]) -> LabelledImages:
     """The images at `path`; the first time they are decoded into a store, with a progress bar."""
     with data_progress(f"decoding {path.name} to {size} px") as show:
         return load(path, size, rare=rare, observe=show)
+
+
+def size_of(size: int | None, scale: str) -> int:
+    """The image size that was asked for with --size; None: that of the scale.
+
+    Raises:
+        ValueError: if it is no image's.
+    """
+    size = SCALES[scale].size if size is None else size
+    if not 1 <= size <= LARGEST:
+        raise ValueError(f"--size {size}: images have 1 to {LARGEST} pixels a side here")
+    return size
