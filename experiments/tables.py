@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/results.md, from the raw lines in results/.
+"""The tables of README.md, docs/results.md and docs/federated.md, from the raw lines in results/.
 
     python experiments/tables.py --write
 
@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,61 +26,54 @@ from rareshot.reporting.lines import NOT_RUN, WAY, Part, parts_of
 from rareshot.statistics import Interval, interval, paired
 
 ROOT = Path(__file__).resolve().parents[1]
+FILES = ("README.md", "docs/results.md", "docs/federated.md")
 SEVERAL = 3
 """Training seeds from which an interval over them says something; two are given one by one."""
 
 ROWS = {row.key: row for table in TABLES.values() for row in table.rows}
-PAIRS = (
-    ("laptop", "daml", "maml", 1),
-    ("laptop", "daml", "maml", 3),
-    ("laptop", "daml-eta1", "maml", 5),
-    ("laptop", "daml-eta3", "maml", 5),
-    ("laptop", "daml", "maml", 5),
-    ("laptop", "daml-eta7", "maml", 5),
-    ("laptop", "maml-noaug", "maml", 5),
-    ("laptop", "maml-resblocks-noaug", "maml-noaug", 5),
-    ("laptop", "maml-transductive", "maml", 5),
-    ("laptop", "daml-transductive", "daml", 5),
-    ("laptop", "relation-transductive", "relation", 5),
-    ("laptop", "maml", "untrained", 1),
-    ("laptop", "anil", "untrained", 1),
-    ("laptop", "anil", "maml", 3),
-    ("laptop", "anil", "maml", 5),
-    ("laptop", "svm-conv4", "maml", 1),
-    ("laptop", "svm-conv4", "maml", 3),
-    ("laptop", "svm-conv4", "maml", 5),
-    ("laptop", "finetune-conv4", "logistic-conv4", 1),
-    ("laptop", "finetune-conv4", "logistic-conv4", 3),
-    ("laptop", "finetune-conv4", "logistic-conv4", 5),
-    ("laptop", "finetune-densenet", "logistic", 1),
-    ("laptop", "finetune-densenet", "logistic", 3),
-    ("laptop", "finetune-densenet", "logistic", 5),
-    ("paper", "maml", "untrained", 1),
-    ("paper", "daml", "untrained", 1),
-    ("paper", "daml", "maml", 1),
-    ("paper", "task-sampling", "maml", 1),
-    ("paper", "daml", "maml", 3),
-    ("paper", "task-sampling", "maml", 3),
-    ("paper", "daml-eta1", "maml", 5),
-    ("paper", "daml-eta3", "maml", 5),
-    ("paper", "daml", "maml", 5),
-    ("paper", "maml-noaug", "maml", 5),
-    ("paper", "task-sampling", "maml", 5),
-    ("paper", "logistic-conv4", "maml", 1),
-    ("paper", "logistic-conv4", "maml", 3),
-    ("paper", "logistic-conv4", "maml", 5),
-    ("paper", "logistic-conv4", "daml", 5),
-    ("phone", "daml", "maml", 1),
-    ("phone", "daml", "maml", 3),
-    ("phone", "daml", "maml", 5),
-    ("phone", "task-sampling", "maml", 1),
-    ("phone", "task-sampling", "maml", 3),
-    ("phone", "task-sampling", "maml", 5),
-    ("phone", "pretrained", "maml", 1),
-    ("phone", "pretrained", "maml", 3),
-    ("phone", "pretrained", "maml", 5),
-)
-"""Part of `Lines`, row, the row that it is compared with, k: the differences that the text speaks of."""
+FAMILY = ("maml", "task-sampling", "daml")
+DIFFERENCES = {
+    "family-differences": [
+        (scale, *pair, shot)
+        for scale in ("laptop", "paper")
+        for shot in (1, 3, 5)
+        for pair in (("daml", "maml"), ("task-sampling", "maml"), ("daml", "task-sampling"))
+    ],
+    "table2-differences": [
+        ("laptop", "maml-noaug", "maml", 5),
+        ("paper", "maml-noaug", "maml", 5),
+        ("laptop", "maml-resblocks-noaug", "maml-noaug", 5),
+        ("laptop", "daml-eta1", "maml", 5),
+        ("laptop", "daml-eta3", "maml", 5),
+        ("laptop", "daml", "maml", 5),
+        ("laptop", "daml-eta7", "maml", 5),
+        ("paper", "daml-eta1", "maml", 5),
+        ("paper", "daml-eta3", "maml", 5),
+        ("paper", "daml", "maml", 5),
+    ],
+    "start-differences": [
+        *(("laptop", key, "untrained", shot) for shot in (1, 3, 5) for key in (*FAMILY, "anil")),
+        *(("paper", key, "untrained", shot) for shot in (1, 3, 5) for key in FAMILY),
+    ],
+    "plain-differences": [
+        (scale, "logistic-conv4", key, shot) for scale in ("laptop", "paper") for shot in (1, 3, 5) for key in FAMILY
+    ],
+    "twin-differences": [
+        ("laptop", "relation-transductive", "relation", 5),
+        ("laptop", "maml-transductive", "maml", 5),
+        ("laptop", "daml-transductive", "daml", 5),
+    ],
+    "anil-differences": [("laptop", "anil", "maml", shot) for shot in (1, 3, 5)],
+    "finetune-differences": [
+        ("laptop", f"finetune-{net}", rule, shot)
+        for net, rule in (("conv4", "logistic-conv4"), ("densenet", "logistic"))
+        for shot in (1, 3, 5)
+    ],
+    "phone-differences": [
+        ("phone", key, "maml", shot) for key in ("daml", "task-sampling", "pretrained") for shot in (1, 3, 5)
+    ],
+}
+"""Mark → part of `Lines`, row, the row that it is compared with, k: the differences that the text beside it speaks of."""
 
 COMPARING = {
     "relation": "Relation Net, each pair by groups of channels, as it was",
@@ -122,7 +116,7 @@ def main(write: bool = False) -> None:
         write: put what the lines say in their place.
     """
     lines = read(ROOT / "results")
-    for file in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+    for file in (ROOT / name for name in FILES):
         before = file.read_text()
         after = filled(before, lines)
         if before == after:
@@ -289,7 +283,7 @@ def plain_apart(part: Part) -> str:
         return [each.auc.mean for each in sorted(runs_of(part, ROWS[key], 5, "paper"), key=lambda each: each.seed)]
 
     drawn = []
-    for key in ("maml", "task-sampling", "daml"):
+    for key in FAMILY:
         one, other = means("logistic-conv4"), means(key)
         pair = paired(one, other, kind="over seeds")
         welch = stats.ttest_ind(one, other, equal_var=False)
@@ -304,39 +298,50 @@ def plain_apart(part: Part) -> str:
 
 def seeds(part: Part) -> str:
     """The three methods of the paper's claim, seed by seed, k = 5."""
-    rows = [row for row in TABLES["table1"].rows if row.key in ("maml", "task-sampling", "daml")]
+    rows = [row for row in TABLES["table1"].rows if row.key in FAMILY]
     found = {row.key: {each.seed: each for each in runs_of(part, row, 5, "paper")} for row in rows}
     drawn = []
     for seed in sorted({seed for each in found.values() for seed in each}):
         cells = [spanned(found[row.key][seed].auc) if seed in found[row.key] else NOT_RUN for row in rows]
-        pair = [found[key].get(seed) for key in ("maml", "daml")]
-        apart = NOT_RUN
-        if pair[0] and pair[1]:
-            apart = f"{100 * (pair[0].auc.mean - pair[1].auc.mean):+.1f}".replace("-", "\N{MINUS SIGN}")
-        drawn.append([str(seed), *cells, apart])
-    return markdown(["training seed", *(row.label for row in rows), "MAML less DAML"], drawn)
+        pair = [found[key].get(seed) for key in ("daml", "maml")]
+        drawn.append([str(seed), *cells, less_by_episode(*pair) if pair[0] and pair[1] else NOT_RUN])
+    return markdown(["training seed", *(row.label for row in rows), "DAML less MAML, over episodes"], drawn)
 
 
-def differences(lines: Lines) -> str:
-    """Seed 0 of one row less seed 0 of another, on the same episodes, as far as both go.
+def differences(lines: Lines, name: str) -> str:
+    """Seed 0 of one row less seed 0 of another, on the same episodes: a row for each two, a column for each k."""
+    found: dict[tuple[str, str, str], dict[int, str]] = {}
+    for scale, key, less, shot in DIFFERENCES[name]:
+        part: Part = getattr(lines, scale)
+        one, other = (each for row in (key, less) for each in runs_of(part, ROWS[row], shot, "paper") if not each.seed)
+        found.setdefault((part.scale, key, less), {})[shot] = less_by_episode(one, other)
+    shots = sorted({shot for cells in found.values() for shot in cells})
+    header = ["scale", "seed 0 of", "less", *(f"k = {shot}" for shot in shots)]
+    keys = [ROWS[key] for _, *both, _ in DIFFERENCES[name] for key in both]
+    backbones = len({row.backbone for row in keys}) > 1
+
+    def called(key: str) -> str:
+        return f"{ROWS[key].label}, {ROWS[key].backbone}" if backbones else ROWS[key].label
+
+    drawn = [
+        [scale, called(key), called(less), *(cells.get(shot, "") for shot in shots)]
+        for (scale, key, less), cells in found.items()
+    ]
+    return markdown(header, drawn)
+
+
+def less_by_episode(one: Evaluation, other: Evaluation) -> str:
+    """In points: one less the other on the same episodes, as far as both go, with its interval over them.
 
     Raises:
         ValueError: if they did not meet the same.
     """
-    drawn = []
-    for name, *keys, shot in PAIRS:
-        rows = [ROWS[key] for key in keys]
-        part: Part = getattr(lines, name)
-        one, other = (each for row in rows for each in runs_of(part, row, shot, "paper") if not each.seed)
-        if not same_episodes(one, other):
-            raise ValueError(f"{one.file} and {other.file} are of other episodes")
-        shorter = min(one, other, key=lambda each: len(each.results))
-        areas = (each.aucs[: len(shorter.results)] for each in (one, other))
-        found = paired(*areas, kind="over episodes").interval
-        apart = spanned(found, _fewer(shorter)).replace("-", "\N{MINUS SIGN}")
-        of = part.scale if part.data == "isic2018" else f"{part.scale}, {part.data}"
-        drawn.append([of, str(shot), *(f"{row.label}, `{row.key}`" for row in rows), apart])
-    return markdown(["scale", "k", "seed 0 of", "less", "95 % over episodes"], drawn)
+    if not same_episodes(one, other):
+        raise ValueError(f"{one.file} and {other.file} are of other episodes")
+    shorter = min(one, other, key=lambda each: len(each.results))
+    areas = (each.aucs[: len(shorter.results)] for each in (one, other))
+    found = paired(*areas, kind="over episodes").interval
+    return spanned(found, _fewer(shorter)).replace("-", "\N{MINUS SIGN}")
 
 
 def images(part: Part) -> str:
@@ -350,37 +355,17 @@ def images(part: Part) -> str:
     return markdown(["method", "backbone", "lesions drawn", "images drawn"], drawn)
 
 
-def protocols(part: Part) -> str:
-    """Seed 0 by both protocols, k = 5, with intervals over episodes or draws and over lesions."""
-    header = [
-        "method",
-        "backbone",
-        "`paper`: 20 draws of 30 runs",
-        "over lesions",
-        "`full`: 600 episodes",
-        "over lesions",
-    ]
+def full(part: Part) -> str:
+    """Seed 0 by `full`, for each k, with intervals over lesions."""
+    header = ["method", "backbone", *(f"k = {shot}" for shot in TABLES["table1"].shots)]
     drawn = []
     for row in TABLES["table1"].rows:
-        found = [[each for each in runs_of(part, row, 5, name) if not each.seed] for name in ("paper", "full")]
-        if all(found):
-            cells = [cell for (each,) in found for cell in (spanned(each.auc), over_lesions(each))]
-            drawn.append([row.label, row.backbone, *cells])
-    return markdown(header, drawn)
-
-
-def fewer_images(part: Part) -> str:
-    """Seed 0 by both protocols where k is below 5, of what was judged by `full`."""
-    header, drawn = ["method", "backbone"], []
-    for shot in (1, 3):
-        header += [f"k = {shot}: `paper`", "`full`"]
-    for row in TABLES["table1"].rows:
         cells = [row.label, row.backbone]
-        for shot, name in itertools.product((1, 3), ("paper", "full")):
-            first = [each for each in runs_of(part, row, shot, name) if not each.seed]
-            cells.append(spanned(first[0].auc, _fewer(first[0])) if first else NOT_RUN)
-        if set(cells[3::2]) != {NOT_RUN}:
-            drawn.append(cells)
+        for shot in TABLES["table1"].shots:
+            found = [each for each in runs_of(part, row, shot, "full") if not each.seed]
+            told = f"({over_lesions(found[0])}{_fewer(found[0])})" if found else ""
+            cells.append(f"{100 * found[0].auc.mean:.1f} {told}" if found else NOT_RUN)
+        drawn.append(cells)
     return markdown(header, drawn)
 
 
@@ -453,10 +438,7 @@ def scatter(lines: Lines) -> str:
     drawn = []
     for scale, shots in (("laptop", (1, 3, 5)), ("paper", (5,))):
         for shot in shots:
-            maml, sampling, daml = (
-                runs_of(getattr(lines, scale), ROWS[key], shot, "paper")[0].aucs
-                for key in ("maml", "task-sampling", "daml")
-            )
+            maml, sampling, daml = (runs_of(getattr(lines, scale), ROWS[key], shot, "paper")[0].aucs for key in FAMILY)
             told = {
                 "MAML": maml,
                 "DAML": daml,
@@ -538,9 +520,10 @@ def fig3(lines: Lines) -> str:
         curve = sorted((line["step"], line["loss"], line["auc"]) for line in lines.curves if line["shot"] == shot)
         best = max(curve, key=lambda point: point[2])
         losses = ", ".join(f"{curve[at][1]:.2f}" for at in (0, 1, -1))
-        areas = [f"{100 * curve[1][2]:.1f}", f"{100 * best[2]:.1f} ({best[0]})", f"{100 * curve[-1][2]:.1f}"]
+        first, early, last = (f"{100 * curve[at][2]:.1f}" for at in (0, 1, -1))
+        areas = [first, early, f"{100 * best[2]:.1f} ({best[0]})", last]
         drawn.append([str(shot), losses, *areas])
-    header = ["k", "loss: first, after 5 steps, last", "AUC: after 5 steps", "at its best step", "last"]
+    header = ["k", "loss: first, after 5 steps, last", "AUC: first", "after 5 steps", "at its best step", "last"]
     return markdown(header, drawn)
 
 
@@ -600,7 +583,7 @@ def shared(lines: Lines) -> str:
             line["iterations"] * line["method"]["tasks"] * (len(line["clients"]) if name.startswith("shared") else 1)
         )
         drawn.append([name, lesions, str(tasks), measured(line, "auc"), less])
-    return markdown(["training", "lesions of", "tasks", "AUC", "less the first"], drawn)
+    return markdown(["training", "lesions, a fifth of them held out", "tasks", "AUC", "less the first"], drawn)
 
 
 def measured(line: Record, name: str) -> str:
@@ -620,9 +603,7 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "phone": lambda lines: stand_in(lines.phone),
     "twins": lambda lines: twins(lines.laptop),
     "seeds": lambda lines: seeds(lines.laptop),
-    "differences": differences,
-    "protocols": lambda lines: protocols(lines.laptop),
-    "fewer-images": lambda lines: fewer_images(lines.laptop),
+    "full": lambda lines: full(lines.laptop),
     "sites": lambda lines: sites(lines.laptop),
     "site-differences": lambda lines: sites_apart(lines.laptop),
     "site-counts": lambda lines: sites_counted(lines.laptop),
@@ -635,6 +616,7 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "leak": leak,
     "rates": rates,
     "shared": shared,
+    **{name: partial(differences, name=name) for name in DIFFERENCES},
 }
 """Mark → what stands there."""
 

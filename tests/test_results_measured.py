@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/results.md are those of the committed raw lines."""
+"""The tables of README.md, docs/results.md and docs/federated.md are those of the committed raw lines."""
 
 import json
 import shutil
@@ -51,10 +51,11 @@ def lines(tables: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tables.read(results)
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/results.md", "docs/federated.md"])
 def test_the_tables_are_those_of_the_raw_lines(tables: ModuleType, lines: Any, file: str) -> None:
     text = (ROOT / file).read_text()
-    assert "<!-- table1 -->" in text
+    assert file in tables.FILES
+    assert "<!-- end -->" in text
     assert text == tables.filled(text, lines), f"{file}: run `python experiments/tables.py --write`"
 
 
@@ -97,3 +98,8 @@ def test_cpus_of_two_makers_round_alike_by_what_a_command_sets() -> None:
     assert {line["cpu"].split("-")[0].split(",")[0] for line in alike} >= {"AMD EPYC", "Haswell"}
     assert all(line["digests"] == alike[0]["digests"] for line in alike)
     assert any(line["digests"] != alike[0]["digests"] for line in lines)  # what was asked for made the difference
+
+
+def test_every_table_has_its_place(tables: ModuleType) -> None:
+    texts = "".join((ROOT / file).read_text() for file in tables.FILES)
+    assert [name for name in tables.BLOCKS if f"<!-- {name} -->\n" not in texts] == []
