@@ -16,6 +16,7 @@ from rareshot.data import fetch as fetch_module
 from rareshot.data.cards import CARDS
 from rareshot.data.fetch import FetchError, fetch
 from rareshot.data.sources import SOURCES
+from rareshot.locks import alone
 
 # What a fetch leaves
 
@@ -126,6 +127,12 @@ def test_a_killed_process_is_resumed(web: Web, tmp_path: Path) -> None:
     assert web.asked == [("ISIC2018_Task3_Training_Input.zip", f"bytes={kept}-", '"one"')]
     assert (tmp_path / "ISIC2018_Task3_Training_Input" / "ISIC_0024306.jpg").read_bytes() == BODY
     assert not list(tmp_path.glob("*.part*"))
+
+
+def test_two_processes_never_write_one_part(plain: Web, tmp_path: Path) -> None:
+    with alone(tmp_path, wait=False), pytest.raises(FetchError, match="another process is fetching into"):
+        fetch("isic2018", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_part_that_is_whole_already_is_only_checked(plain: Web, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from rareshot.data.sources import SOURCES, RemoteFile, Source
 from rareshot.data.transfer import Changed, Interrupted, Refused, request
 from rareshot.data.unpack import UnpackError, unpack
+from rareshot.locks import alone
 
 LOCK = "checksums.json"
 TRIES = 4
@@ -58,8 +59,14 @@ def fetch(name: str, out: Path, *, observe: Observe = lambda done, total: None, 
     source = SOURCES[name]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for file in source.files:
-            _fetch_file(file, source, out, observe, f"{base_url.rstrip('/')}/{file.name}" if base_url else file.address)
+        with alone(out, wait=False) as held:
+            if not held:
+                raise FetchError(
+                    f"another process is fetching into {out}; wait until it is done, or give another folder"
+                )
+            for file in source.files:
+                address = f"{base_url.rstrip('/')}/{file.name}" if base_url else file.address
+                _fetch_file(file, source, out, observe, address)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FetchError(
