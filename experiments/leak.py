@@ -25,7 +25,7 @@ import tyro
 from trust import measured
 
 from rareshot.cells import learner_of
-from rareshot.checkpoint import versions
+from rareshot.checkpoint import state_hash, versions
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.episodes import Drawn, Episodes, EpisodeSpec
@@ -80,7 +80,8 @@ def main(
             learner = learner_of(setting, Cell(row, shot, 0), lambda *_: None, lambda: False)
             count = min(episodes, row.episodes or episodes)
             figures = partial(compared, learner, setting.rare, shot, count)
-            measured(out, {"row": row.key, "shot": shot}, {"episodes": count}, about, figures)
+            judged = {**about, "learner": state_hash(learner.state())}
+            measured(out, {"row": row.key, "shot": shot}, {"episodes": count}, judged, figures)
 
 
 def shared(images: LabelledImages, shot: int, episodes: int) -> float:

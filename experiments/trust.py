@@ -138,10 +138,12 @@ def measured(
     about: dict[str, Any],
     figures: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
-    """The line of `key` in `out`; measured and appended if it is not there."""
+    """The line in `out` of all that is given but `versions`; measured and appended if it is not there."""
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+    wanted = json.loads(json.dumps({**key, **size, **about}))  # as it is read: lists for tuples
+    wanted.pop("versions", None)
     for line in lines:
-        if all(line[name] == value for name, value in key.items()):
+        if all(name in line and line[name] == value for name, value in wanted.items()):
             return dict(line)
     begun = time.process_time()
     line = {**key, **size, **figures()}

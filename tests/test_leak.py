@@ -1,5 +1,6 @@
 """The experiment that says what a lesion on both sides is worth: nothing but the lesion differs."""
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -96,3 +97,18 @@ def test_a_learner_that_does_not_look_gains_nothing(leak: ModuleType, images: La
 def test_too_few_lesions_with_two_photographs_are_named(leak: ModuleType, images: LabelledImages) -> None:
     with pytest.raises(ValueError, match="b, a: fewer than 14 lesions"):
         next(leak.crossed(images.of(("b", "a")), 7, 1))
+
+
+def test_a_line_is_found_again_by_all_that_it_depends_on(leak: ModuleType, tmp_path: Path) -> None:
+    """As many episodes, another learner or other data are another measurement; another version is not."""
+    out, calls = tmp_path / "lines.jsonl", []
+
+    def ask(episodes: int = 60, learner: str = "a", commit: str = "1") -> Any:
+        about = {"learner": learner, "shots": (1, 3), "versions": {"commit": commit}}
+        return leak.measured(out, {"row": "maml"}, {"episodes": episodes}, about, lambda: {"auc": len(calls)})
+
+    first = ask()
+    calls.append(1)
+    assert ask() == ask(commit="2") == json.loads(json.dumps(first))
+    assert [ask(episodes=600)["auc"], ask(learner="b")["auc"], ask()["auc"]] == [1, 1, 0]
+    assert len(out.read_text().splitlines()) == 3
