@@ -160,6 +160,16 @@ def test_what_cannot_be_calibrated_is_refused_in_one_line(
     assert not (run / NAME).exists()
 
 
+def test_calibrate_takes_the_rare_classes_that_fit_took(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_folder(tmp_path / "run", table)
+    rare = [word for name in separable(16, lesions=2).card.rare for word in ("--rare", name)]
+    assert main(["calibrate", str(run), "--data", str(table), *rare, *FEW]) == 0
+    assert main(["calibrate", str(run), "--data", str(table), "--rare", "nowhere", *FEW]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
 def pictures(folder: Path, count: int) -> Path:
     """A folder a class of plain pictures, of nothing that the learner was fitted on."""
     for at in range(count):

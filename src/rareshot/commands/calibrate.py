@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -33,6 +34,8 @@ class Calibrate:
     """A run's folder."""
     data: Path
     """The data set that it was fitted on."""
+    rare: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A class that was kept unseen, as for `fit`; say it once for each. None: as the data set's card says."""
     shots: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Support images a class to measure for; another k is served by the nearest."""
     episodes: int = 60
@@ -56,7 +59,7 @@ def calibrate(args: Sequence[str]) -> None:
         raise ValueError(
             f"{options.run} does not say which classes it was fitted on, so which lesions it knows is not known"
         )
-    common = load_images(options.data, run.size, ()).of(known)
+    common = load_images(options.data, run.size, options.rare).of(known)
     if common.fingerprint() != run.data.get("fingerprint"):
         raise ValueError(
             f"{options.run} was fitted on {run.data.get('name')} with fingerprint {run.data.get('fingerprint')}; the same "
