@@ -151,14 +151,15 @@ def train_round(
             raise _RoundDone
 
     memory.mkdir(parents=True, exist_ok=True)
-    with alone(memory, wait=False) as held, suppress(_RoundDone):
+    with alone(memory, wait=False) as held:
         if not held:
             raise HeldElsewhereError(
                 f"{memory} is in use by another process: a client does one round at a time", memory.name
             )
         resume = _resumed(method, common, state, memory, seed, first)
-        method.fit(common, seed=seed, start=state, resume=resume, observe=watch)
-    save_training_state(memory, last[0])
+        with suppress(_RoundDone):
+            method.fit(common, seed=seed, start=state, resume=resume, observe=watch)
+        save_training_state(memory, last[0])  # before another process may begin the next round from it
     loss = sum(losses) / len(losses) if losses else None
     return Update({**state, **last[0].weights}, {"loss": loss, **record})
 
