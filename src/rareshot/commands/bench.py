@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.table import Table
 
 from rareshot import report
@@ -13,6 +12,7 @@ from rareshot.bench.picture import draw_roofline
 from rareshot.bench.problem import Problem
 from rareshot.bench.run import Plan, Record, run
 from rareshot.bench.tables import describe, markdown, tables
+from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, stages
 from rareshot.machine import round_alike, use_threads
 
@@ -45,17 +45,22 @@ class Bench:
 
 def bench(args: Sequence[str]) -> None:
     """Parse and run `rareshot bench`."""
-    options = tyro.cli(Bench, args=args, prog="rareshot bench")
+    options = parse(Bench, args, "rareshot bench")
     plan = plan_of(options)
     round_alike()
     use_threads(None)
     options.out.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
-    with (options.out / "results.jsonl").open("w") as lines, stages() as show:
+    raw, measuring = (
+        options.out / "results.jsonl",
+        options.out / "results.jsonl.part",
+    )  # an earlier one stays until then
+    with measuring.open("w", encoding="utf-8") as lines, stages() as show:
         for record in run(plan, observe=show):
             records.append(record)
             lines.write(json.dumps(record) + "\n")
             lines.flush()
+    measuring.replace(raw)
     made = tables(records)
     pages = [describe(records[0]).replace("\n", "  \n") + "\n", *map(markdown, made)]
     (options.out / "table.md").write_text("\n".join(pages))
