@@ -89,6 +89,19 @@ def test_two_kinds_of_cpu_with_the_same_instructions_train_alike() -> None:
         assert len(on_avx2) == 600
 
 
+def test_a_cell_trained_again_by_the_same_rounding_is_the_same() -> None:
+    file = ROOT / "results" / "again.jsonl"
+    if not file.is_file():
+        pytest.skip("results/ comes with the repository, not with the package")
+    alike = [
+        line
+        for line in map(json.loads, file.read_text().splitlines())
+        if all(line[which]["versions"].get("cpu") == "x86_64 AVX2, MKL COMPATIBLE" for which in ("ours", "again"))
+    ]
+    assert {(line["row"], line["shot"]) for line in alike} >= {("logistic-conv4", shot) for shot in (1, 3, 5)}
+    assert all(line["ours"]["aucs"] == line["again"]["aucs"] for line in alike)
+
+
 def test_cpus_of_two_makers_round_alike_by_what_a_command_sets() -> None:
     file = ROOT / "results" / "rounding.jsonl"
     if not file.is_file():

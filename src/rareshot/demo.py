@@ -1,4 +1,4 @@
-"""`rareshot demo`: the whole way on synthetic dermoscopy in about a minute, and a page to read (not in the paper).
+"""`rareshot demo`: the whole way on synthetic dermoscopy in a few minutes, and a page to read (not in the paper).
 
 Draw lesions, meta-train DAML on the common classes, judge it on the rare ones beside its own random start, write
 `demo.html`. Nothing is downloaded, and no picture shows a patient.
@@ -34,7 +34,7 @@ DEMO = MAML(
     warmup=180,
     validate_every=30,
 )
-"""DAML for two cores and a minute. Validation AUC: 0.90; 0.85 with inner_lr 0.05; 0.59 with that and group norm."""
+"""DAML for two cores and a minute or two. Validation AUC: 0.90; 0.85 with inner_lr 0.05; 0.59 with that and group norm."""
 SIZE = 32
 LESIONS = 120
 """Of each class: enough for validation episodes from the fifth that is held out."""

@@ -17,7 +17,7 @@ from rareshot.trust.left_out import class_log_odds
 from rareshot.types import Classifier
 
 GRID = 8
-"""Steps across an image; what is covered at a time is two steps wide: 49 to 81 answers a map, by how well 8 divides the size."""
+"""Steps across an image; what is covered at a time is two steps wide: 49 to 121 answers a map, by how well 8 divides the size."""
 THUMBNAIL = 16
 """Pixels across of what stands for an image where a classifier embeds none."""
 
@@ -50,7 +50,7 @@ def attribution(predictor: Predictor, image: Float[Tensor, "3 h w"], label: int)
     Occlusion (Zeiler, Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014; captum): a square of a
     quarter of the width is covered by what the support images show there on average, classes counted alike, and moved by
     half of its own width. A pixel's value is the mean fall of the class's log odds over the squares that cover it. It takes
-    no gradient, so it can be had of any classifier; one answer a square, 49 to 81 in all.
+    no gradient, so it can be had of any classifier; one answer a square, 49 to 121 in all.
 
     The cover was chosen on common lesions (docs/predict.md): it favours no class, and its edges mislead less than a colour's.
 

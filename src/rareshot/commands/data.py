@@ -42,7 +42,7 @@ class Prepare:
     path: tyro.conf.Positional[Path]
     """A data set; see `rareshot data check`."""
     size: int = 84
-    """Image size in pixels, 28 to 224."""
+    """Image size in pixels a side, mostly 28 to 224."""
     out: Path | None = None
     """The store's folder; None: beside the data, or in the user's cache where that cannot be written."""
     rare: Rare = ()

@@ -13,7 +13,7 @@ from rareshot.demo import run_demo
 
 @dataclass(frozen=True)
 class Demo:
-    """See the whole thing work in under three minutes, with no data and no download.
+    """See the whole thing work in a few minutes, with no data and no download.
 
     Makes a synthetic dermoscopy set, meta-trains DAML on its common classes, adapts to the rare ones from five images each, and
     writes one HTML page with the episodes, the learning curve, ROC and the table, beside the learner before training.

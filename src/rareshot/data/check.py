@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,6 @@ class Report:
     def ok(self) -> bool:
         """Can the set be loaded?"""
         return not self.bad
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for `json.dumps`."""
-        return asdict(self) | {"ok": self.ok}
 
     def lines(self, most: int = 20) -> list[str]:
         """The report in plain words, at most `most` lines a list except for `bad`, which is whole."""

@@ -20,7 +20,7 @@ from rareshot.types import Support
 
 Array = npt.NDArray[Any]
 LIMIT = 2**28
-"""Bytes of features that are kept: 20,000 vectors of 84 px conv4."""
+"""Bytes of features that are kept: 40,000 vectors of 84 px conv4."""
 
 
 class Memory:
