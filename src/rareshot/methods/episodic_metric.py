@@ -21,16 +21,14 @@ from torch.func import functional_call
 from rareshot import explicit, machine, meta_batch
 from rareshot.backbones.norms import Moments, frozen_by, inductive, needs_moments, norms_of, recording
 from rareshot.data.collection import LabelledImages
-from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.gradients import Task, TaskGradient
 from rareshot.losses import Mean
+from rareshot.methods.meta_training import meta_train
 from rareshot.methods.probabilities import probabilities
-from rareshot.methods.tasks import tasks_and_gradients
 from rareshot.pixels import Pixels
 from rareshot.states import carrying, refuse_other_state
-from rareshot.training import Outer, train_episodic
 from rareshot.types import Observe, State, Support, TrainingState
-from rareshot.validation import held_out, validation
+from rareshot.validation import held_out
 
 if TYPE_CHECKING:
     from rareshot.methods.protonet import ProtoNet
@@ -131,24 +129,6 @@ def task_gradient(net: MetricNetwork, params: Mapping[str, Tensor], task: Task, 
     return TaskGradient(result.loss.item(), result.gradient, result.logits)
 
 
-def refuse_senseless(method: "RelationNet | ProtoNet") -> None:
-    """Refuse hyperparameters that make no sense.
-
-    Raises:
-        ValueError: naming the field, its value and the rule.
-    """
-    EpisodeSpec(method.way, method.shot, method.query)
-    for name in ("meta_lr", "clip", "decay", "tasks", "iterations", "validate_every"):
-        if not getattr(method, name) > 0:
-            raise ValueError(f"{name}={getattr(method, name)} must be above 0")
-    if method.width is not None and method.width < 1:
-        raise ValueError(f"width={method.width} must be at least 1, or None for the paper's")
-    if not 0 <= method.warmup <= method.iterations:
-        raise ValueError(f"warmup={method.warmup} must lie between 0 and iterations={method.iterations}")
-    if not 0 <= method.held_out < 1:
-        raise ValueError(f"held_out={method.held_out} must be at least 0 and below 1")
-
-
 def untrained(method: "RelationNet | ProtoNet", net: MetricNetwork, common: LabelledImages) -> "MetricLearner":
     """A learner with the weights of `net`, pixels standardised as the common diseases ask."""
     train, _ = held_out(common, method.held_out)
@@ -166,45 +146,21 @@ def fit(
     observe: Observe,
 ) -> "MetricLearner":
     """Train by episodes, each task's gradient that of `loss`; see `rareshot.types.Method`."""
-    spec = EpisodeSpec(method.way, method.shot, method.query)
-    Episodes(common, spec, seed=0)  # refuses classes that are too small
-    train, held = held_out(common, method.held_out)
-    learner = method.untrained(common, seed=seed)
-    if start is not None:
-        learner = learner.with_state(start)
-    net = learner.net
-    with tasks_and_gradients(
-        net,
-        train,
-        learner.pixels,
-        spec,
-        tasks=method.tasks,
+    return meta_train(
+        method,
+        method.untrained(common, seed=seed),
+        common,
         seed=seed,
-        augment=method.augment,
-        held_out=method.held_out,
+        start=start,
+        resume=resume,
+        observe=observe,
         in_thread=partial(task_gradient, loss=loss),
-        on_device=lambda images, device: meta_batch.one_by_one(
+        on_device=lambda net, images, device: meta_batch.one_by_one(
             net, partial(differentiate, loss=loss), images, device, way=method.way
         ),
-    ) as (tasks, gradients):
-        weights = train_episodic(
-            net,
-            tasks,
-            gradients,
-            Outer(
-                iterations=method.iterations,
-                tasks=method.tasks,
-                meta_loss=lambda iteration: Mean(),
-                meta_lr=lambda iteration: method.meta_lr * (1 if iteration < method.warmup else method.decay),
-                clip=method.clip,
-            ),
-            resume=resume,
-            observe=observe,
-            validate=validation(
-                held, learner.carrying, spec, every=method.validate_every, iterations=method.iterations
-            ),
-        )
-    return learner.carrying(weights)
+        meta_loss=Mean(),
+        curriculum=False,
+    )
 
 
 @dataclass(frozen=True)

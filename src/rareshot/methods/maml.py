@@ -23,20 +23,17 @@ from rareshot.backbones import HeadMode, Network, NormMode, build
 from rareshot.backbones.norms import Moments, inductive
 from rareshot.config import LATER
 from rareshot.data.collection import LabelledImages
-from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.explicit import NORMS
 from rareshot.gradients import differentiate, meta_gradient
 from rareshot.inner import adapt_to_support, explicit_applies, query_features, query_logits
 from rareshot.losses import DifficultyAware, Mean
+from rareshot.methods.meta_training import meta_train, refuse_senseless
 from rareshot.methods.probabilities import probabilities
-from rareshot.methods.tasks import tasks_and_gradients
 from rareshot.pixels import Pixels
-from rareshot.policies import Curriculum
 from rareshot.resident import Resident
 from rareshot.states import carrying, refuse_other_state
-from rareshot.training import Outer, train_episodic
 from rareshot.types import Observe, State, Support, TrainingState, ignore
-from rareshot.validation import held_out, validation
+from rareshot.validation import held_out
 
 
 @dataclass(frozen=True)
@@ -96,23 +93,7 @@ class MAML:
     """Take the explicit gradient where it applies (conv4); the same up to rounding, sooner."""
 
     def __post_init__(self) -> None:
-        EpisodeSpec(self.way, self.shot, self.query)
-        positive = (
-            "inner_lr",
-            "meta_lr",
-            "clip",
-            "decay",
-            "steps",
-            "test_steps",
-            "tasks",
-            "iterations",
-            "validate_every",
-        )
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        if self.width is not None and self.width < 1:
-            raise ValueError(f"width={self.width} must be at least 1, or None for the paper's")
+        refuse_senseless(self, also=("inner_lr", "steps", "test_steps"))
         if self.adapted not in ("all", "head"):
             raise ValueError(f"adapted={self.adapted!r} is neither all nor head")
         if self.sampling not in ("uniform", "curriculum"):
@@ -125,10 +106,6 @@ class MAML:
                 f"hessian={self.hessian!r} needs the explicit gradient of second order: backbone conv4, adapted all, fast, and "
                 f"norm {', '.join(NORMS)}; leave it at float32"
             )
-        if not 0 <= self.warmup <= self.iterations:
-            raise ValueError(f"warmup={self.warmup} must lie between 0 and iterations={self.iterations}")
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out={self.held_out} must be at least 0 and below 1")
 
     def fit(
         self,
@@ -140,46 +117,21 @@ class MAML:
         observe: Observe = ignore,
     ) -> "EpisodicLearner":
         """Algorithm 1; see `rareshot.types.Method`."""
-        spec = EpisodeSpec(self.way, self.shot, self.query)
-        Episodes(common, spec, seed=0)  # refuses classes that are too small
-        train, held = held_out(common, self.held_out)
-        learner = self.untrained(common, seed=seed)
-        if start is not None:
-            learner = learner.with_state(start)
-        outer = Outer(
-            iterations=self.iterations,
-            tasks=self.tasks,
-            meta_loss=lambda iteration: Mean() if iteration < self.warmup else self.meta_loss,
-            meta_lr=lambda iteration: self.meta_lr * (1 if iteration < self.warmup else self.decay),
-            clip=self.clip,
-        )
-        with tasks_and_gradients(
-            learner.net,
-            train,
-            learner.pixels,
-            spec,
-            tasks=self.tasks,
+        return meta_train(
+            self,
+            self.untrained(common, seed=seed),
+            common,
             seed=seed,
-            augment=self.augment,
-            held_out=self.held_out,
+            start=start,
+            resume=resume,
+            observe=observe,
             in_thread=partial(
                 meta_gradient, **self._inner(), adapted=self.adapted, fast=self.fast, hessian=self._hessian()
             ),
-            on_device=partial(self._on_device, learner.net),
-        ) as (tasks, gradients):
-            weights = train_episodic(
-                learner.net,
-                tasks,
-                gradients,
-                outer,
-                resume=resume,
-                observe=observe,
-                validate=validation(
-                    held, learner.carrying, spec, every=self.validate_every, iterations=self.iterations
-                ),
-                policy=Curriculum(len(train.classes), self.way, seed=seed) if self.sampling == "curriculum" else None,
-            )
-        return learner.carrying(weights)
+            on_device=self._on_device,
+            meta_loss=self.meta_loss,
+            curriculum=self.sampling == "curriculum",
+        )
 
     def _on_device(self, net: Network, images: Resident, device: torch.device) -> meta_batch.Gradients:
         if self.fast and explicit_applies(net, self.adapted):

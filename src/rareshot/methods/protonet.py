@@ -16,6 +16,7 @@ from rareshot.data.collection import LabelledImages
 from rareshot.losses import task_loss
 from rareshot.methods import episodic_metric
 from rareshot.methods.episodic_metric import MetricLearner, MetricNetwork, class_counts, class_sums
+from rareshot.methods.meta_training import refuse_senseless
 from rareshot.pixels import Pixels
 from rareshot.types import Observe, State, TrainingState, ignore
 
@@ -56,7 +57,7 @@ class ProtoNet:
     """Iterations between two points of the validation curve."""
 
     def __post_init__(self) -> None:
-        episodic_metric.refuse_senseless(self)
+        refuse_senseless(self)
 
     def fit(
         self,

@@ -30,6 +30,7 @@ from rareshot.backbones.norms import GROUPS, NORM_MODES, EpisodicNorm, NormMode
 from rareshot.data.collection import LabelledImages
 from rareshot.methods import episodic_metric
 from rareshot.methods.episodic_metric import MetricLearner, MetricNetwork, class_counts, class_sums
+from rareshot.methods.meta_training import refuse_senseless
 from rareshot.pixels import Pixels
 from rareshot.types import Observe, State, TrainingState, ignore
 
@@ -74,7 +75,7 @@ class RelationNet:
     """Iterations between two points of the validation curve."""
 
     def __post_init__(self) -> None:
-        episodic_metric.refuse_senseless(self)
+        refuse_senseless(self)
         if self.norm not in NORM_MODES:
             raise ValueError(f"norm={self.norm!r} is not a norm mode; choose from {', '.join(NORM_MODES)}")
         if self.norm == "group" and self.width is not None and self.width % GROUPS:
