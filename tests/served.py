@@ -105,12 +105,17 @@ class Person:
         self._heart.request("GET", f"/gradio_api/heartbeat/{self.key}")
         self._beat = self._heart.getresponse()
 
-    def press(self, name: str, *values: Any) -> str:
-        """Do it; all texts that the page then shows."""
+    def call(self, name: str, *values: Any) -> tuple[int, bytes]:
+        """Ask for it, and do not wait: status and body."""
         call = {"data": values, "fn_index": self.deeds[name], "session_hash": self.key}
         status, _, told = ask(
             self.port, "/gradio_api/queue/join", "POST", json.dumps(call).encode(), Content_Type="application/json"
         )
+        return status, told
+
+    def press(self, name: str, *values: Any) -> str:
+        """Do it; all texts that the page then shows."""
+        status, told = self.call(name, *values)
         assert status == 200, told
         status, _, told = ask(self.port, f"/gradio_api/queue/data?session_hash={self.key}")
         messages = [json.loads(line[5:]) for line in told.decode().splitlines() if line.startswith("data:")]

@@ -18,6 +18,7 @@ from rareshot.bundle import save_bundle
 from rareshot.cli import main
 from rareshot.data.synthetic import separable
 from rareshot.predict import adapt_to, answers, write_answers
+from rareshot.web import limits
 from rareshot.web.places import private_folder
 from rareshot.web.server import Page, listen, require_web, sweep
 from rareshot.web.sessions import Sessions
@@ -140,6 +141,42 @@ def test_nobody_downloads_by_guessing_and_nothing_of_gradio_gives_files(served: 
 
 
 @needs_web
+@pytest.mark.parametrize("kind", [{}, {"is_stream": True}], ids=["file", "stream"])
+def test_only_what_was_uploaded_is_read_shown_or_deleted(served: Served, tmp_path: Path, kind: dict[str, bool]) -> None:
+    outside = put(tmp_path / "outside.png", 50, 0)
+    (folder,) = served.folders()
+    link = folder / "uploads" / "linked" / "outside.png"
+    link.parent.mkdir()
+    link.symlink_to(outside)
+    with Person(served.port) as person:
+        for path in (outside, link, f"{folder}/uploads/../../../../..{outside}", "http://127.0.0.1:1/a.png"):
+            file = {"path": str(path), "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}, **kind}
+            for deed, *values in (
+                ["support_1", [file]],
+                ["new_images", [file]],
+                ["learn", "", file],
+                ["remove_1", file],
+            ):
+                status, told = person.call(deed, *values, *[""] * 20)
+                assert (status, outside.exists()) == (400, True), (path, deed, told)
+    link.unlink()
+    link.parent.rmdir()
+
+
+@needs_web
+def test_a_call_that_is_none_of_the_page_s_is_refused_in_words(served: Served) -> None:
+    path = "/gradio_api/queue/join"
+    for body, said in (
+        (b"hello", b"This is no call of the page."),
+        (b"[" * 100_000, b"This is no call of the page."),
+        (b'{"data": 1}', b"This is no call of the page."),
+        (b'{"data": [{"__type__": "update"}]}', b"The page hands over texts and uploaded files; this is neither."),
+        (b" " * (limits.MOST_BYTES_OF_A_CALL + 1), b"More than 4 MB in one call: drop fewer files."),
+    ):
+        assert ask(served.port, path, "POST", body, Content_Type="application/json")[::2] == (400, said)
+
+
+@needs_web
 def test_other_names_and_other_origins_stay_outside(served: Served) -> None:
     status, headers, page = ask(served.port, "/")
     assert status == 200
@@ -211,6 +248,13 @@ def test_what_a_killed_page_left_goes_when_the_next_one_starts(tmp_path: Path) -
         with private_folder(tmp_path) as other:
             assert set(tmp_path.iterdir()) == {folder, other}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_private_folder_is_told_by_its_real_path(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with private_folder(tmp_path / "link") as folder:
+        assert folder.parent == tmp_path / "real"
 
 
 @needs_web

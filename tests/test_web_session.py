@@ -4,6 +4,7 @@ import csv
 import threading
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hostile import damaged_bytes
@@ -13,7 +14,8 @@ from rareshot.bundle import save_bundle
 from rareshot.predict import adapt_to, answers, load_classifier
 from rareshot.web import limits, view
 from rareshot.web import session as session_module
-from rareshot.web.intake import Upload, base_name, discard, take
+from rareshot.web.deeds import Deeds
+from rareshot.web.intake import Upload, base_name, discard, take, uploaded
 from rareshot.web.session import EndedError, Session
 from rareshot.web.sessions import Sessions
 
@@ -355,6 +357,37 @@ def test_uploads_go_with_their_folders(tmp_path: Path) -> None:
     discard([Upload(str(file), "a.png"), Upload(str(tmp_path / "gone" / "b.png"), "b.png")])
     assert not file.parent.exists()
     assert taken[0].file.exists()
+
+
+def test_an_upload_lies_in_a_folder_of_its_own_among_the_uploads(tmp_path: Path) -> None:
+    folder = tmp_path / "uploads"
+    own, outside = put(folder / "token" / "a.png", 50, 0), put(tmp_path / "sessions" / "new" / "b.png", 50, 0)
+    (folder / "linked.png").symlink_to(outside)
+    (folder / "token" / "linked.png").symlink_to(outside)
+    (folder / "links").symlink_to(outside.parent)
+    assert uploaded([{"path": str(own), "orig_name": "C:\\x.png"}], folder) == [Upload(str(own), "x.png")]
+    assert uploaded([{"path": str(own)}], folder) == [Upload(str(own), "a.png")]
+    gone = f"{folder}/gone/a.png"
+    assert uploaded([{"path": gone}], folder) == [Upload(gone, "a.png")]  # said when it is read
+    for path in (
+        *(str(outside), f"{folder}/linked.png", f"{folder}/token/linked.png", f"{folder}/links/b.png", str(folder)),
+        *(f"{folder}/token", f"{folder}/token/..", f"{folder}/../b.png", f"{folder}/token/../../sessions/new/b.png"),
+        *(f"{folder}/token/deep/a.png", "uploads/token/a.png", f"/{own}", f"{own}/", "a.png", "", None, 7, [own]),
+        *("http://127.0.0.1/a.png", f"http://{own}", f"file://{own}", f"{own}\0", f"{folder}/token/\ud800"),
+    ):
+        with pytest.raises(ValueError, match=r"^a\.png was not uploaded to this page: drop it again"):
+            uploaded([{"path": str(own)}, {"path": path, "orig_name": "a.png"}], folder)
+
+
+def test_a_deed_takes_and_deletes_uploads_only(session: Session, tmp_path: Path) -> None:
+    outside = put(tmp_path / "outside.png", 50, 0)
+    deeds = Deeds(cast(Any, None), dict, [], tmp_path / "uploads")
+    for deed in (deeds.support(0), deeds.new):
+        with pytest.raises(ValueError, match=r"^a\.png was not uploaded to this page"):
+            list(deed(session, [{"path": str(outside), "orig_name": "a.png"}]))
+    assert outside.exists()
+    assert session.conditions == [[], []]
+    assert session.new == []
 
 
 def test_no_text_of_a_person_becomes_markup(session: Session, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rareshot.data.files import Observe
 from rareshot.predict import Predictor
 from rareshot.web import view, words
 from rareshot.web.example import write_example
-from rareshot.web.intake import Upload, base_name, discard, picture
+from rareshot.web.intake import discard, picture, uploaded
 from rareshot.web.layout import Parts
 from rareshot.web.session import REPORT, Session
 
@@ -29,20 +30,21 @@ STALE = "The photographs have changed: press “Learn” again."
 class Deeds:
     """One method a button or field."""
 
-    def __init__(self, parts: Parts, show: Callable[..., Any], learners: Sequence[str]) -> None:
+    def __init__(self, parts: Parts, show: Callable[..., Any], learners: Sequence[str], uploads: Path) -> None:
         """For the page made of `parts`.
 
         Args:
             show: Gradio's `update`.
             learners: what a person may choose from.
+            uploads: the folder that uploads lie in; resolved.
         """
-        self.parts, self._show, self._learners = parts, show, learners
+        self.parts, self._show, self._learners, self._uploads = parts, show, learners, uploads
 
     def support(self, at: int) -> Deed:
         """Photographs are dropped for condition `at`."""
 
         def deed(session: Session, files: Files) -> Iterator[Updates]:
-            uploads, had = _uploads(files), session.predictor is not None
+            uploads, had = uploaded(files or (), self._uploads), session.predictor is not None
             try:
                 refused = session.add_support(at, uploads)
             finally:
@@ -118,7 +120,7 @@ class Deeds:
 
     def new(self, session: Session, files: Files) -> Iterator[Updates]:
         """New images are dropped."""
-        uploads, parts = _uploads(files), self.parts
+        uploads, parts = uploaded(files or (), self._uploads), self.parts
         try:
             refused = session.add_new(uploads)
         finally:
@@ -230,10 +232,6 @@ class Deeds:
         parts = self.parts
         hidden = {parts.reporting: self._show(visible=False), parts.report: ""}
         return {parts.judged: "", parts.answers: "", parts.downloads: "", **hidden}
-
-
-def _uploads(files: Files) -> list[Upload]:
-    return [Upload(one["path"], base_name(one.get("orig_name") or one["path"])) for one in files or ()]
 
 
 def _steps(work: Callable[[Observe], T], where: Any, counted: str, after: str) -> Generator[Updates, None, T]:

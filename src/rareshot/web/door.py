@@ -1,12 +1,18 @@
 """The door before the page: who may ask, for what, and what a browser is told to do with the answer."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from rareshot.web.calls import checked
+from rareshot.web.limits import MOST_BYTES_OF_A_CALL, megabytes
+
 HOST = "127.0.0.1"
+CALL = "/gradio_api/queue/join"
+"""Where the page says what was pressed."""
 ROUTES = (
     *("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
-    *("/assets/", "/static/", "/download/", "/gradio_api/queue/", "/gradio_api/heartbeat/"),
+    *("/assets/", "/static/", "/download/", CALL, "/gradio_api/queue/data", "/gradio_api/heartbeat/"),
     *(
         "/gradio_api/info",
         "/gradio_api/upload",
@@ -31,12 +37,14 @@ HEADERS = (
 
 @dataclass(frozen=True)
 class Door:
-    """An ASGI application behind a door: other sites in the same browser, other names for this machine, and paths that the page
-    does not use stay outside.
+    """An ASGI application behind a door: other sites in the same browser, other names for this machine, paths that the page does
+    not use, and calls that hand over what was not uploaded stay outside.
     """
 
     inside: Any
     port: int
+    uploads: Path
+    """The folder that uploads lie in; resolved."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request, as ASGI asks."""
@@ -53,6 +61,12 @@ class Door:
         if not any(path == one or (one.endswith("/") and one != "/" and path.startswith(one)) for one in ROUTES):
             await _refuse(send, 404, "There is no such page.")
             return
+        if path == CALL:
+            try:
+                receive = _first(checked(await _whole(receive), self.uploads), receive)
+            except ValueError as error:
+                await _refuse(send, 400, str(error))
+                return
         kept = () if path.startswith(("/assets/", "/static/")) else ((b"cache-control", b"no-store"),)
 
         async def with_headers(message: Any) -> None:
@@ -63,6 +77,31 @@ class Door:
             await send(message)
 
         await self.inside(scope, receive, with_headers)
+
+
+async def _whole(receive: Any) -> bytes:
+    """The body of a call.
+
+    Raises:
+        ValueError: if it is longer than any of the page.
+    """
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+        if len(body) > MOST_BYTES_OF_A_CALL:
+            raise ValueError(f"More than {megabytes(MOST_BYTES_OF_A_CALL)} in one call: drop fewer files.")
+    return body
+
+
+def _first(body: bytes, receive: Any) -> Any:
+    """As `receive`, after `body`."""
+    messages = [{"type": "http.request", "body": body}]
+
+    async def received() -> Any:
+        return messages.pop() if messages else await receive()
+
+    return received
 
 
 async def _refuse(send: Any, status: int, text: str) -> None:

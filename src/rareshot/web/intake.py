@@ -2,12 +2,14 @@
 
 import base64
 import io
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -65,6 +67,26 @@ def take(uploads: Sequence[Upload], folder: Path) -> tuple[list[Photograph], lis
     return taken, refused
 
 
+def uploaded(files: Sequence[Mapping[str, Any]], folder: Path) -> list[Upload]:
+    """Files as a browser names them, by `path` and `orig_name`: it may name any, and they are read and then deleted.
+
+    Args:
+        folder: of all uploads, each in a folder of its own; resolved.
+
+    Raises:
+        ValueError: if one lies elsewhere, or a link is on the way to it.
+    """
+    found = []
+    for one in files:
+        path = one.get("path")
+        name = one.get("orig_name") or path
+        name = base_name(name if isinstance(name, str) else "")
+        if not isinstance(path, str) or not _lies_in(folder, path):
+            raise ValueError(f"{shown(name)} was not uploaded to this page: drop it again.")
+        found.append(Upload(path, name))
+    return found
+
+
 def discard(uploads: Sequence[Upload]) -> None:
     """Delete files as they came, each with the folder that it came in: the session has its own copies."""
     for upload in uploads:
@@ -84,3 +106,10 @@ def picture(pixels: np.ndarray, quality: int = 85) -> str:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=quality)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _lies_in(folder: Path, path: str) -> bool:
+    try:
+        return Path(path).parent.parent == folder and os.path.realpath(path) == path
+    except ValueError:  # no possible name
+        return False

@@ -14,6 +14,8 @@ MOST_BYTES = 20 * 2**20
 MOST_BYTES_AT_ONCE = 512 * 2**20
 """Of all files that are dropped in one go."""
 MOST_FILES_AT_ONCE = 250
+MOST_BYTES_OF_A_CALL = 4 * 2**20
+"""Of what the page hands over at a press: texts, and where uploads lie."""
 LONGEST_NAME = 60
 """Characters of a condition's name."""
 MOST_SESSIONS = 50

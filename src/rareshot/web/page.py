@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from rareshot.web import limits, view
@@ -11,10 +12,11 @@ from rareshot.web.layout import lay_out
 from rareshot.web.sessions import Sessions
 
 
-def build(sessions: Sessions, learners: Sequence[str], start: str = "") -> Any:
+def build(sessions: Sessions, uploads: Path, learners: Sequence[str], start: str = "") -> Any:
     """The page as Gradio's `Blocks`.
 
     Args:
+        uploads: the folder that uploads lie in; resolved.
         learners: what a person may choose from.
         start: name of the classifier that every session begins with; empty: conditions are asked for.
     """
@@ -48,7 +50,7 @@ def build(sessions: Sessions, learners: Sequence[str], start: str = "") -> Any:
 
     with gr.Blocks(title="rareshot", analytics_enabled=False) as page:
         parts, buttons = lay_out(gr, learners, start, sessions.start)
-        deeds = Deeds(parts, gr.update, learners)
+        deeds = Deeds(parts, gr.update, learners, uploads)
         names = [card.name for card in parts.cards]
         later = [*parts.of_learning, *parts.of_answers]
         everything = [*parts.of_support, *later, *parts.of_new]

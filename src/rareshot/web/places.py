@@ -12,7 +12,7 @@ PREFIX = "rareshot-serve-"
 
 @contextmanager
 def private_folder(inside: Path | None = None) -> Iterator[Path]:
-    """A new folder that only this user may open, deleted at the end, after those of servers that no longer run.
+    """A new folder that only this user may open, resolved, deleted at the end, after those of servers that no longer run.
 
     A server holds a lock in its folder as long as it lives, however it ends.
 
@@ -24,7 +24,7 @@ def private_folder(inside: Path | None = None) -> Iterator[Path]:
         with suppress(OSError), (left / "lock").open() as lock:  # not ours, or in use
             _hold(lock)
             shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=inside))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=inside)).resolve()
     with (folder / "lock").open("w") as lock:
         with suppress(OSError):
             _hold(lock)

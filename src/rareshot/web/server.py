@@ -168,7 +168,7 @@ def _app(sessions: Sessions, uploads: Path, port: int, learners: Sequence[str], 
     app.get("/download/{token}/{file}")(download)
     mounted = gr.mount_gradio_app(
         app,
-        build(sessions, learners, name),
+        build(sessions, uploads, learners, name),
         path="/",
         server_name=HOST,
         server_port=port,
@@ -182,7 +182,7 @@ def _app(sessions: Sessions, uploads: Path, port: int, learners: Sequence[str], 
         theme=theme(),
         css=style(),
     )
-    return Door(mounted, port)
+    return Door(mounted, port, uploads)
 
 
 def _harmless(name: str) -> str:
