@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -248,6 +249,35 @@ def test_what_a_killed_page_left_goes_when_the_next_one_starts(tmp_path: Path) -
         with private_folder(tmp_path) as other:
             assert set(tmp_path.iterdir()) == {folder, other}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_anybody_may_have_made_holds_nothing_up_and_stays(tmp_path: Path) -> None:
+    pipe, link, folder = (tmp_path / f"rareshot-serve-{name}" / "lock" for name in ("pipe", "link", "folder"))
+    for lock in (pipe, link, folder):
+        lock.parent.mkdir()
+    os.mkfifo(pipe)
+    link.symlink_to(put(tmp_path / "held.png", 50, 0))
+    folder.mkdir()
+    made: list[Path] = []
+
+    def make() -> None:
+        with private_folder(tmp_path) as new:
+            made.append(new)
+
+    making = threading.Thread(target=make, daemon=True)  # a pipe that nobody writes to would hold it for ever
+    making.start()
+    making.join(20)
+    assert made
+    assert all(os.path.lexists(lock) for lock in (pipe, link, folder))
+
+
+def test_a_folder_whose_lock_is_another_user_s_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "rareshot-serve-foreign" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    monkeypatch.setattr(os, "geteuid", lambda: lock.stat().st_uid + 1)
+    with private_folder(tmp_path):
+        assert lock.exists()
 
 
 def test_the_private_folder_is_told_by_its_real_path(tmp_path: Path) -> None:

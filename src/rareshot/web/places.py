@@ -1,6 +1,8 @@
 """A private folder for one server, gone at its end; what a killed server left goes when the next one starts."""
 
+import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,8 +23,9 @@ def private_folder(inside: Path | None = None) -> Iterator[Path]:
     """
     inside = inside or Path(tempfile.gettempdir())
     for left in inside.glob(f"{PREFIX}*"):
-        with suppress(OSError), (left / "lock").open() as lock:  # not ours, or in use
+        with suppress(OSError), open(left / "lock", opener=_at_once) as lock:  # not ours, or in use
             _hold(lock)
+            _refuse_foreign(lock)
             shutil.rmtree(left)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=inside)).resolve()
     with (folder / "lock").open("w") as lock:
@@ -45,3 +48,19 @@ def _hold(file: TextIO) -> None:
     except ModuleNotFoundError as error:
         raise OSError("no locks here") from error
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file, but follow no link, and wait for nobody at the other end of a pipe: anybody may have made a folder there."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+
+
+def _refuse_foreign(lock: TextIO) -> None:
+    """Refuse what no server of this user has made.
+
+    Raises:
+        OSError: if it is no regular file, or another user's.
+    """
+    status = os.fstat(lock.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        raise OSError("not a lock of this user")
