@@ -1,6 +1,7 @@
 """Fixtures: made images, and the labels of the real ones."""
 
 import csv
+import locale
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,15 @@ def zipped(monkeypatch: pytest.MonkeyPatch, web: Web) -> Web:
     """It serves an archive of a made source, with narrow bounds."""
     made_source(monkeypatch, name="made.zip", folder="made", max_members=5, max_unpacked_bytes=100_000)
     return web
+
+
+@pytest.fixture
+def ascii_locale() -> Iterator[None]:
+    """A text file that is opened without an encoding takes ASCII alone, but in Python's own UTF-8 mode."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
 
 
 @pytest.hookimpl(tryfirst=True)

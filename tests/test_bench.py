@@ -29,7 +29,8 @@ from rareshot.bench.picture import draw_roofline
 from rareshot.bench.problem import Problem, Step
 from rareshot.bench.run import Plan, Record, run
 from rareshot.bench.tables import describe, markdown, tables
-from rareshot.commands.bench import Bench, plan_of
+from rareshot.commands import bench as command
+from rareshot.commands.bench import Bench, bench, plan_of
 from rareshot.gradients import Task
 
 TINY = Problem(size=28, shot=1, steps=1, query=2, tasks=2, width=8)
@@ -192,6 +193,15 @@ def test_tables_and_picture_name_every_design(records: list[Record], tmp_path: P
     files = [tmp_path / "roofline.svg", tmp_path / "roofline.png"]
     draw_roofline(records, *files)
     assert all(file.stat().st_size > 1000 for file in files)
+
+
+@pytest.mark.usefixtures("ascii_locale")
+def test_tables_are_written_in_utf_8_whatever_the_locale(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "run", lambda plan, observe: records)
+    bench(["--out", str(tmp_path)])
+    assert "–" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 def test_the_command_asks_for_what_its_options_say() -> None:

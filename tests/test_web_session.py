@@ -293,6 +293,18 @@ def test_a_report_is_made_once_there_are_answers_and_goes_with_them(
     assert session.download("report.html") is None
 
 
+@pytest.mark.usefixtures("ascii_locale")
+def test_a_report_is_in_utf_8_as_it_says_whatever_the_locale(session: Session, run: Path, tmp_path: Path) -> None:
+    filled(session, tmp_path).learn(str(run), ["rosácea", "lupus"])
+    session.judge()
+    session.report()
+    file = session.download("report.html")
+    assert file is not None
+    text = file.read_bytes().decode("utf-8")
+    assert '<meta charset="utf-8">' in text
+    assert "rosácea" in text
+
+
 def test_a_session_that_ended_has_no_folder_and_does_nothing_more(session: Session, run: Path, tmp_path: Path) -> None:
     filled(session, tmp_path).learn(str(run), ["rosacea", "lupus"])
     session.end()

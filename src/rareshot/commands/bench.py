@@ -63,7 +63,7 @@ def bench(args: Sequence[str]) -> None:
     measuring.replace(raw)
     made = tables(records)
     pages = [describe(records[0]).replace("\n", "  \n") + "\n", *map(markdown, made)]
-    (options.out / "table.md").write_text("\n".join(pages))
+    (options.out / "table.md").write_text("\n".join(pages), encoding="utf-8")
     draw_roofline(records, options.out / "roofline.svg", options.out / "roofline.png")
     CONSOLE.print(describe(records[0]), markup=False)
     for table in made:

@@ -264,7 +264,7 @@ class Session:
                 observe(done, total)
 
             page = answer_page(self.learned(), [str(one.file) for one in self.new], self.told, observe=step)
-            (self.folder / "out" / REPORT).write_text(page)
+            (self.folder / "out" / REPORT).write_text(page, encoding="utf-8")
 
     def learned(self) -> Predictor:
         """What was learned.
