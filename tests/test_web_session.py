@@ -272,7 +272,10 @@ def test_every_answer_has_a_map_and_its_nearest_photographs(session: Session, ru
     found = session.why(0)
     assert found.map.startswith("data:image/png;base64,")
     assert len(found.nearest) == 3
-    assert {one.condition for one in found.nearest} <= {"rosacea", "lupus"}
+    assert {one.label for one in found.nearest} <= {"rosacea", "lupus"}
+    session.report()
+    report = (session.folder / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(picture in report for picture in (found.map, *(one.image for one in found.nearest)))
     session.add_new(uploads(tmp_path / "more", 1, 50, seed=5))
     with pytest.raises(ValueError, match="The images have changed: press “Judge the new images” again"):
         session.why(0)

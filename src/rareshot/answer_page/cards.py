@@ -8,18 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rareshot.answer_page.why import FAINT, Neighbour, why
 from rareshot.answer_page.words import between, listed, named, number, share
 from rareshot.data.decode import decode
-from rareshot.explain import attribution, nearest_support
-from rareshot.pictures import map_picture, picture
+from rareshot.pictures import picture
 from rareshot.predict import Answer, Predictor
 from rareshot.sensitivity import Sensitivity, Views, sensitivity
 from rareshot.support_set import as_float
-
-FAINT = 1.0
-"""Log odds that have the full colour at least: a map on which nothing matters stays pale."""
-THUMBNAIL = 64
-"""Pixels across of the nearest support images."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +28,6 @@ class Row:
     low: float
     high: float
     is_predicted: bool
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A support image that looks most alike."""
-
-    image: str
-    name: str
-    label: str
-    similarity: str
 
 
 @dataclass(frozen=True)
@@ -92,15 +77,13 @@ def card(views: Views, file: str, one: Answer, *, whole: bool) -> Card:
     )
     if not whole:
         return told
-    label = predictor.classes.index(one.predicted)
-    found = attribution(predictor, image, label)
-    strongest = max(FAINT, float(found.abs().max()))
+    because, label = why(predictor, pixels, one.predicted), predictor.classes.index(one.predicted)
     return replace(
         told,
         image=picture(pixels),
-        map=map_picture(pixels, found, strongest),
-        map_words=_map_words(found, one.probabilities[label], predicted),
-        nearest=tuple(_nearest(predictor, image)),
+        map=because.map,
+        map_words=_map_words(because.found, one.probabilities[label], predicted),
+        nearest=because.nearest,
     )
 
 
@@ -121,19 +104,6 @@ def _among(predictor: Predictor, one: Answer) -> str:
     if not predictor.sets:
         return ""
     return f"Prediction set: {', '.join(map(named, one.among))}" if one.among else "Prediction set: empty"
-
-
-def _nearest(predictor: Predictor, image: Float[Tensor, "3 h w"]) -> list[Neighbour]:
-    support = predictor.bundle.support
-    return [
-        Neighbour(
-            picture(support.images[found.position], THUMBNAIL),
-            named(support.names[found.position]),
-            named(support.classes[int(support.labels[found.position])]),
-            f"{found.similarity:.2f}",
-        )
-        for found in nearest_support(predictor, image)
-    ]
 
 
 def _changes(views: Views, moved: Sensitivity) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from rareshot.answer_page import answer_page
+from rareshot.answer_page.why import Why, why
 from rareshot.bundle import save_bundle
 from rareshot.data.decode import decode
 from rareshot.data.files import Observe, ignore
@@ -26,7 +27,6 @@ from rareshot.trust import Suspects
 from rareshot.web.conditions import by_name
 from rareshot.web.intake import Photograph, Upload, take
 from rareshot.web.limits import MOST_CONDITIONS, MOST_NEW, MOST_OF_A_CONDITION, MOST_SUPPORT, no_room
-from rareshot.web.why import Why, why
 
 REPORT = "report.html"
 CHANGED = "The images have changed: press “Judge the new images” again."
@@ -247,7 +247,8 @@ class Session:
         with self.alone():
             if at >= len(self.told):
                 raise ValueError(CHANGED)
-            return why(self.learned(), self.new[at].file, self.told[at].predicted)
+            pixels = torch.from_numpy(decode(self.new[at].file, self.learned().size)).permute(2, 0, 1).contiguous()
+            return why(self.learned(), pixels, self.told[at].predicted)
 
     def report(self, *, observe: Observe = ignore) -> None:
         """Make the page to file, for `download`.

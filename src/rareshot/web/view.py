@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from html import escape
 
+from rareshot.answer_page.why import Why
 from rareshot.data.files import shown
 from rareshot.predict import Answer
 from rareshot.trust import Suspects
 from rareshot.web.intake import Photograph
-from rareshot.web.why import Why
 
 SHOWN_SUSPECTS = 10
 
@@ -93,8 +93,8 @@ def answer_cards(
 def reasons(why: Why) -> str:
     """The map of an answer, and the photographs that look most like its image."""
     near = "".join(
-        f'<li><img src="{one.picture}" alt="" width="44" height="44"><span>{_named(one.condition)}<br>'
-        f"<small>{_named(one.name)}, alike {one.similarity:.2f}</small></span></li>"
+        f'<li><img src="{one.image}" alt="" width="44" height="44"><span>{_named(one.label)}<br>'
+        f"<small>{_named(one.name)}, alike {one.similarity}</small></span></li>"
         for one in why.nearest
     )
     return (
