@@ -22,7 +22,7 @@ def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 @pytest.mark.parametrize("size", [16, 28, 64, 84, 224])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_features_are_a_cell_of_every_filter_for_16_pixels(name: str, size: int) -> None:
-    net = build(name, size=size, width=8, **PLAIN)
+    net = build(name, size=size, width=8, **{**PLAIN, "head": "full"})
     assert net.backbone.features == 8 * (size // 16) ** 2
     x = torch.rand(2, 3, size, size)
     assert net.backbone(x).shape == (2, net.backbone.features)
@@ -73,7 +73,7 @@ def test_a_network_that_there_is_not_is_refused(wrong: dict[str, Any], message: 
 @pytest.mark.parametrize("norm", NORM_MODES)
 @pytest.mark.parametrize("name", [TIMM, "mobilenetv3_small_050"])
 def test_a_timm_network_has_our_norms_in_place_of_its_batch_norms(name: str, norm: NormMode) -> None:
-    net = build(name, size=64, **{**PLAIN, "norm": norm})
+    net = build(name, size=64, **{**PLAIN, "norm": norm, "head": "full"})
     theirs = timm.create_model(name, num_classes=0)
     batch_norms = [module for module in theirs.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert len(norms_of(net)) == len(batch_norms) > 0
@@ -129,6 +129,14 @@ def test_a_shared_head_takes_any_way_and_starts_all_classes_alike(way: int) -> N
     assert params["head.bias"].shape == (way,)
     logits = query_logits(net, params, torch.rand(2, 3, 16, 16), None)
     assert (logits == logits[:, :1]).all()
+
+
+@pytest.mark.parametrize("name", ["conv4", "resblocks", TIMM])
+def test_a_shared_head_takes_no_more_memory_for_more_classes_and_leaves_the_backbone_its_weights(name: str) -> None:
+    shared = build(name, size=32, **{**PLAIN, "way": 10**15})
+    assert shared.head.weight.shape == (1, shared.backbone.features)
+    for way in (2, 7):
+        assert equal(shared.backbone, build(name, size=32, **{**PLAIN, "head": "full", "way": way}).backbone)
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -14,7 +14,7 @@ from test_checkpoint_refused import HOSTILE
 from tiny import METHOD, RUN
 from torch import Tensor
 
-from rareshot.bundle import Bundle, load_bundle, save_bundle
+from rareshot.bundle import Bundle, load_bundle, refuse_larger, save_bundle
 from rareshot.checkpoint import load_state, save_state, state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.methods import METHODS
@@ -135,6 +135,9 @@ def method_with(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (method_with(test_steps=10**9), "test_steps=1000000000; at most 1000"),
         (method_with(width=2**20), "the weights do not fit MAML at 16 pixels"),
         (method_with(width=16), "the weights do not fit MAML"),
+        (method_with(width=2**62), "the weights do not fit MAML"),
+        (method_with(width=10**30), "the weights do not fit MAML"),
+        (method_with(head="full", way=10**30), "the weights do not fit MAML"),
         (method_with(backbone="vit_giant_patch14_224", width=None), "weights; the file gives"),
         (method_with(backbone="hf-hub:someone/model", width=None), "no backbone 'hf-hub:someone/model'"),
         (method_with(norm="transductive"), "run is transductive: its answer"),
@@ -172,6 +175,21 @@ def test_weights_that_are_not_finite_are_refused_whatever_the_hash_says(bundle: 
     state = {**bundle.state, "pixels.std": torch.full((3,), math.nan)}
     with pytest.raises(ValueError, match=r"c: state holds numbers that are not finite, in pixels\.std"):
         load_classifier(save_bundle(tmp_path / "c", replace(bundle, state=state)))
+
+
+def test_a_forged_number_of_classes_takes_no_memory(bundle: Bundle, file: Path) -> None:
+    tensors, metadata = load_state(file)
+    rewritten(file, tensors, method_with(way=10**15)(json.loads(metadata["rareshot"])))
+    images = torch.rand(1, 3, 16, 16)
+    assert torch.equal(load_classifier(file)(images), bundle.adapt()(images))
+
+
+def test_a_forged_head_on_a_network_of_timms_is_refused_before_memory_is_taken() -> None:
+    method = replace(METHOD, backbone="resnet10t", width=None, head="full")
+    state = method.blank(32).state()
+    refuse_larger(method, 32, state)
+    with pytest.raises(ValueError, match=r"backbone 'resnet10t' has .* weights; the file gives"):
+        refuse_larger(replace(method, way=10**6), 32, state)
 
 
 def test_too_many_images_or_pixels_are_refused() -> None:

@@ -195,10 +195,8 @@ def changed(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
-def wider(folder: Path) -> None:
-    told = json.loads((folder / "run.json").read_text())
-    told["method"]["width"] = 10**6
-    (folder / "run.json").write_text(json.dumps(told))
+def with_method(**changes: Any) -> Callable[[Path], None]:
+    return lambda folder: changed(method=json.loads((folder / "run.json").read_text())["method"] | changes)(folder)
 
 
 def summary(**changes: Any) -> Callable[[Path], None]:
@@ -229,7 +227,7 @@ UNSOUND: list[tuple[Callable[[Path], object], str]] = [
     (changed(data=None), r"run\.json is not sound: run does not say"),
     (changed(versions=[1]), r"versions is not a JSON object"),
     (changed(method={"kind": "os.system"}), r"kind='os.system' is none of"),
-    (wider, r"learner\.safetensors: the weights do not fit MAML"),
+    (with_method(width=10**6), r"learner\.safetensors: the weights do not fit MAML"),
     (
         lambda folder: (folder / "learner.safetensors").write_bytes(b"\x80\x04."),
         r"is damaged or not a safetensors file",
@@ -250,6 +248,11 @@ def test_what_is_not_sound_is_refused_by_name_and_leaves_nothing(
     with pytest.raises((ValueError, FileNotFoundError), match=told):
         pull(str(run), tmp_path / "back")
     assert sorted(os.listdir(tmp_path)) == ["run"]
+
+
+def test_a_forged_number_of_classes_takes_no_memory(run: Path, tmp_path: Path) -> None:
+    with_method(way=10**15)(run)
+    assert pull(str(run), tmp_path / "back").method.way == 10**15  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)

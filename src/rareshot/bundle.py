@@ -206,15 +206,22 @@ def refuse_larger(method: Method, size: int, state: State) -> None:
         return
     backbone = getattr(method, "backbone", "conv4")
     if backbone in BACKBONES:
-        with torch.device("meta"):
-            own = {name: tuple(value.shape) for name, value in method.blank(size).state().items()}
+        misfit = f"the weights do not fit {type(method).__name__} at {size} pixels, as its settings say"
+        try:
+            with torch.device("meta"):
+                own = {name: tuple(value.shape) for name, value in method.blank(size).state().items()}
+        except (RuntimeError, TypeError) as error:  # of a shape that no tensor can have
+            raise ValueError(misfit) from error
         if own != {name: tuple(value.shape) for name, value in state.items()}:
-            raise ValueError(f"the weights do not fit {type(method).__name__} at {size} pixels, as its settings say")
+            raise ValueError(misfit)
     elif is_timm_name(backbone):
         import timm
 
         with torch.device("meta"):
-            needed = sum(value.numel() for value in timm.create_model(backbone, num_classes=0).parameters())
+            network = timm.create_model(backbone, num_classes=0)
+        needed = sum(value.numel() for value in network.parameters())
+        if getattr(method, "head", "shared") == "full":
+            needed += network.num_features * method.way  # type: ignore[attr-defined]
         given = sum(value.numel() for value in state.values())
         if needed > 2 * given:  # 2: timm leaves out parts of some networks
             raise ValueError(f"backbone {backbone!r} has {needed} weights; the file gives {given}")

@@ -35,7 +35,7 @@ class Network(nn.Module):
         head: `full`, a learnt row for each class, one way only; or `shared`, the same row for every class (UNICORN-MAML, Ye
             & Chao 2022), so that any way can be adapted and no answer depends on class order. Softmax cancels what all
             classes share, at every inner step too, so the shared row is zero and nothing about it is learnt.
-        way: classes of a `full` head.
+        way: classes of a `full` head; a `shared` one has a single row, whatever it says: `begin` makes those of a task.
     """
 
     def __init__(self, backbone: nn.Module, *, head: HeadMode, way: int) -> None:
@@ -44,7 +44,8 @@ class Network(nn.Module):
             raise ValueError(f"head={head!r} is not a head; choose full or shared")
         self.backbone = backbone
         self.head_mode = head
-        self.head = nn.Linear(cast(int, backbone.features), way)
+        # The head is drawn last, so that the backbone's weights are the same whatever its rows.
+        self.head = nn.Linear(cast(int, backbone.features), 1 if head == "shared" else way)
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")
         nn.init.zeros_(self.head.bias)
 
