@@ -224,8 +224,10 @@ UNSOUND: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (folder / "run.json").write_text("[" * 10**5), r"run\.json is not sound"),
     (lambda folder: (folder / "run.json").write_bytes(b" " * (2**20 + 1)), r"run\.json: has .* at most"),
     (changed(size=2**40), r"run\.json is not sound: size="),
-    (changed(data=None), r"run\.json is not sound: run does not say"),
-    (changed(versions=[1]), r"versions is not a JSON object"),
+    (changed(data=None), r"run\.json is not sound: data=None is not of the right kind, dict"),
+    (changed(data={"name": "isic2018", "common": 5}), r"run\.json is not sound: data\.common=5 is not a list of names"),
+    (changed(versions=[1]), r"versions=\[1\] is not of the right kind, dict"),
+    (with_method(inner_lr=10**400), r"run\.json is not sound: inner_lr=10+ is not of the right kind, float"),
     (changed(method={"kind": "os.system"}), r"kind='os.system' is none of"),
     (with_method(width=10**6), r"learner\.safetensors: the weights do not fit MAML"),
     (

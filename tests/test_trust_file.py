@@ -278,6 +278,9 @@ def test_metadata_with_wrong_values_are_refused(
         ("reference/moments.0.var", lambda old: old[:3], "its reference does not fit the learner"),
         ("reference/moments.0.mean", lambda old: old[:3], "its reference does not fit the learner"),
         ("reference/moments.0.images", lambda old: torch.ones(2), "is no sound calibration"),
+        ("reference/moments.0.images", lambda old: torch.tensor(math.inf), "of no whole number of images"),
+        ("reference/moments.0.images", lambda old: torch.tensor(1e30), "of no whole number of images"),
+        ("reference/moments.0.images", lambda old: torch.tensor(0), "of no whole number of images"),
     ],
 )
 def test_a_reference_that_does_not_fit_is_refused(

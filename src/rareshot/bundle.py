@@ -21,11 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rareshot import config
 from rareshot.backbones import BACKBONES
 from rareshot.backbones.timm_backbone import is_timm_name
-from rareshot.checkpoint import LARGEST, Run, load_state, save_state, state_hash, versions
-from rareshot.methods import KINDS
+from rareshot.checkpoint import Run, load_state, run_of, save_state, state_hash, versions
 from rareshot.methods.pretrained import Pretrained
 from rareshot.support_set import SupportSet
 from rareshot.trust_file import Trust, trust_of
@@ -152,7 +150,7 @@ def _bundle_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle
     extra -= {"support/images", "support/labels"}
     if extra:
         raise ValueError(f"nobody knows its {', '.join(sorted(extra))}")
-    run = run_of(told["run"])
+    run = run_of_others(told["run"])
     images, labels = tensors["support/images"], tensors["support/labels"]
     if images.dtype != torch.uint8 or images.shape[1:] != (3, run.size, run.size):
         raise ValueError(
@@ -172,19 +170,13 @@ def _bundle_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle
     return Bundle(run, learner, state, SupportSet(images, labels, classes, names), seed, dict(told["versions"]), trust)
 
 
-def run_of(values: Any) -> Run:
-    """A run as somebody else wrote it down, checked further than one's own.
+def run_of_others(values: Any) -> Run:
+    """A run as somebody else wrote it down, who may ask for less work than one's own.
 
     Raises:
-        ValueError: if a part is of the wrong kind, or beyond what is taken.
+        ValueError: if a part is not sound, or beyond what is taken.
     """
-    if not isinstance(values, dict):
-        raise ValueError("run is not a JSON object")
-    run = Run(**{**values, "method": config.from_json(KINDS, values["method"])})
-    if type(run.size) is not int or not 1 <= run.size <= LARGEST:
-        raise ValueError(f"size={run.size!r} must be a whole number up to {LARGEST}")
-    if not isinstance(run.data, dict) or not isinstance(run.name, str):
-        raise ValueError("run does not say what the learner was fitted on")
+    run = run_of(values)
     if getattr(run.method, "test_steps", 0) > MOST_STEPS:
         raise ValueError(f"test_steps={run.method.test_steps}; at most {MOST_STEPS} are taken")  # type: ignore[attr-defined]
     return run

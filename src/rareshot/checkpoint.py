@@ -14,7 +14,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ LARGEST = 1024
 """Largest image size in pixels."""
 LIMIT = 2**31
 """Largest checkpoint that is opened, in bytes."""
+PARTS: dict[str, type] = {"name": str, "seed": int, "scale": str, "data": dict, "versions": dict}
+"""Part of a run → its kind; method and size have rules of their own."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def read_run(folder: Path) -> Run:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if `run.json` is damaged.
+        ValueError: naming the file, if it is damaged or a part of it is not sound.
     """
     file = folder / "run.json"
     if folder.is_file():
@@ -92,16 +94,41 @@ def read_run(folder: Path) -> Run:
         )
     try:
         values = json.loads(file.read_bytes())
-        try:
-            method = config.from_json(KINDS, values["method"])
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-        run = Run(**{**values, "method": method})
-        if type(run.size) is not int or not 1 <= run.size <= LARGEST:
-            raise ValueError(f"run.json: size={run.size!r} must be a whole number up to {LARGEST}")
-        return run
-    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}; fit the run again") from error
+    try:
+        return run_of(values)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}; fit the run again") from error
+
+
+def run_of(values: Any) -> Run:
+    """The run that `Run.to_json` wrote down, whoever changed it since: every part is of its kind.
+
+    Raises:
+        ValueError: naming the part, if one is missing, unknown, of the wrong kind, or out of its bounds.
+    """
+    if not isinstance(values, dict):
+        raise ValueError("run is not a JSON object")
+    unknown = values.keys() ^ {part.name for part in fields(Run)}
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))} unknown or missing")
+    for name, kind in PARTS.items():
+        if type(values[name]) is not kind:
+            raise ValueError(f"{name}={values[name]!r} is not of the right kind, {kind.__name__}")
+    run = Run(**{**values, "method": config.from_json(KINDS, values["method"])})
+    if type(run.size) is not int or not 1 <= run.size <= LARGEST:
+        raise ValueError(f"size={run.size!r} must be a whole number up to {LARGEST}")
+    if not 0 <= run.seed < 2**63:
+        raise ValueError(f"seed={run.seed} must be at least 0 and below 2^63")
+    common, clients = run.data.get("common", []), run.data.get("clients", {})
+    if not isinstance(common, list) or not all(isinstance(name, str) for name in common):
+        raise ValueError(f"data.common={common!r} is not a list of names")
+    if not isinstance(clients, dict) or not all(
+        isinstance(each, dict) and type(each.get("number")) is int for each in clients.values()
+    ):
+        raise ValueError(f"data.clients={clients!r} is not an object of clients with a number each")
+    return run
 
 
 def save_training_state(folder: Path, state: TrainingState) -> Path:

@@ -1,5 +1,6 @@
 """Frozen dataclasses to JSON and back: a method with every hyperparameter by name, checked by its declared kinds."""
 
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import Field, fields, is_dataclass
@@ -55,7 +56,7 @@ def _read(name: str, value: Any, hint: Any) -> Any:
                 return value
         elif choice is not bool and isinstance(value, bool):
             continue
-        elif choice is float and type(value) in (int, float):
+        elif choice is float and (type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)):
             return float(value)
         elif isinstance(choice, type) and type(value) is choice:
             return value

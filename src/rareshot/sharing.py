@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,7 @@ from typing import cast
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from rareshot.bundle import refuse_larger, run_of
+from rareshot.bundle import refuse_larger, run_of_others
 from rareshot.checkpoint import LIMIT, Run, load_learner, load_state
 from rareshot.data.files import read_file
 from rareshot.model_card import CARD, MAX_BYTES, SUMMARY, model_card
@@ -98,10 +98,8 @@ def check(folder: Path) -> Run:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{name} is missing: this is no learner of rareshot")
     try:
-        run = run_of(json.loads(read_file(folder / RUN, limit=LIMITS[RUN])))
-        if not isinstance(run.versions, Mapping):
-            raise ValueError("versions is not a JSON object")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        run = run_of_others(json.loads(read_file(folder / RUN, limit=LIMITS[RUN])))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{RUN} is not sound: {error}") from error
     try:
         refuse_larger(run.method, run.size, load_state(folder / LEARNER)[0])

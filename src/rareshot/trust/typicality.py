@@ -168,12 +168,12 @@ class Reference:
         """The reference that `state` wrote down.
 
         Raises:
-            ValueError: if a part is missing, not finite, or of another shape.
+            ValueError: if a part is missing, not finite, of another shape, or no number of images where that is asked for.
         """
         layers = sum(name.endswith(".images") for name in state)
         try:
             moments = tuple(
-                Moments(state[f"moments.{i}.mean"], state[f"moments.{i}.var"], int(state[f"moments.{i}.images"]))
+                Moments(state[f"moments.{i}.mean"], state[f"moments.{i}.var"], _count(state[f"moments.{i}.images"]))
                 for i in range(layers)
             )
             found = cls(state["mean"], state["std"], state["precision"], state["quantiles"], moments)
@@ -224,6 +224,12 @@ def statistics(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         numbers.append(log_deviation(x - F.interpolate(low, size=x.shape[2:], mode="nearest")))
         x = low
     return torch.cat(numbers, 1)
+
+
+def _count(images: Tensor) -> int:
+    if images.dtype != torch.int64 or images.ndim or images < 1:
+        raise ValueError("the reference is damaged: its moments are of no whole number of images; make it anew")
+    return int(images)
 
 
 def _has_conv4(learner: Learner) -> bool:
