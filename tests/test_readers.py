@@ -19,6 +19,7 @@ from made_sets import (
 )
 
 from rareshot.data.cards import DERMAMNIST, DERMOFIT, ISIC2018, PAD_UFES_20
+from rareshot.data.check import check
 from rareshot.data.readers import read_listing
 
 DATA = Path(os.environ.get("RARESHOT_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -278,6 +279,27 @@ def test_a_forged_npz_is_refused_before_memory_is_set_aside(tmp_path: Path) -> N
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("evil.py", b"x")
     with pytest.raises(ValueError, match=r"needs train_images and train_labels .* holds none of them"):
+        read_listing(file)
+
+
+def test_an_npz_with_a_damaged_lzma_stream_or_name_is_refused(tmp_path: Path) -> None:
+    file = make_npz(tmp_path / "x.npz")
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+        begin = archive.infolist()[0].header_offset + 30 + len(archive.infolist()[0].filename) + 9  # its properties
+    sound = file.read_bytes()
+    file.write_bytes(sound[:begin] + bytes(byte ^ 255 for byte in sound[begin : begin + 12]) + sound[begin + 12 :])
+    with pytest.raises(ValueError, match=r"x\.npz: is not a sound \.npz file: Corrupt input data"):
+        read_listing(file)
+    assert "is not a sound .npz file" in check(file).bad[0].reason
+    flags = sound.index(b"PK\1\2") + 9  # of the first name; the bit says UTF-8
+    forged = bytearray(sound)
+    forged[flags], forged[flags + 37] = 8, 255
+    file.write_bytes(forged)
+    with pytest.raises(ValueError, match=r"x\.npz: is not a sound \.npz file: .*codec can't decode"):
         read_listing(file)
 
 

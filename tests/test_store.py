@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,14 +153,25 @@ def test_a_longer_or_missing_file_is_refused(data: Path) -> None:
         open_store(data)
 
 
-def test_a_forged_table_with_a_right_hash_is_still_refused(data: Path) -> None:
+@pytest.mark.parametrize("forged", [{"labels": [1, 2]}, {"labels": [10**30] * 12}, {"groups": [10**30] * 12}])
+def test_a_forged_table_with_a_right_hash_is_still_refused(data: Path, forged: dict[str, list[int]]) -> None:
     folder = prepare(data, 12)
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "table.json").write_text('{"labels": [1, 2], "classes": "x"}')
+    (folder / "table.json").write_text(json.dumps(json.loads((folder / "table.json").read_text()) | forged))
     manifest["files"]["table.json"] = room.facts(folder / "table.json")
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="is not a sound store"):
         open_store(folder)
+
+
+@pytest.mark.parametrize("files", [{"pixels.npy": "sha256", "table.json": "sha256"}, ["pixels.npy"], {}, None])
+def test_a_manifest_that_states_no_hashes_is_refused_and_prepare_mends_it(data: Path, files: Any) -> None:
+    folder = prepare(data, 12)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
+    with pytest.raises(ValueError, match=r"manifest\.json: was changed since the store was made; run prepare again"):
+        open_store(folder)
+    assert len(load(data, 12)) == 12
 
 
 def test_manifest_states_the_hashes_and_the_fingerprint(data: Path) -> None:

@@ -38,7 +38,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, or nothing if it is missing, damaged or of another version."""
     try:
         manifest = json.loads(read_file(folder / MANIFEST, limit=2**20))
-        right = manifest["format"] == FORMAT and all("sha256" in manifest["files"][name] for name in (PIXELS, TABLE))
+        stated = [manifest["files"][name] for name in (PIXELS, TABLE)]
+        right = manifest["format"] == FORMAT and all(isinstance(each, dict) and "sha256" in each for each in stated)
         return dict(manifest) if right else {}
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}

@@ -1,5 +1,6 @@
 """MedMNIST-style .npz files: {train,val,test}_{images,labels}, 28 to 224 pixels, grey or RGB, no lesion ids."""
 
+import lzma
 import math
 import struct
 import zipfile
@@ -84,11 +85,14 @@ def _read_arrays(path: Path) -> dict[str, Array]:
     except (
         zipfile.BadZipFile,
         zlib.error,
+        lzma.LZMAError,
         EOFError,
         OSError,
         NotImplementedError,
         RuntimeError,
         struct.error,
+        UnicodeDecodeError,
+        MemoryError,
     ) as error:
         raise BadFileError(str(path), f"is not a sound .npz file: {error}") from error
 

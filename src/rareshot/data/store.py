@@ -146,7 +146,7 @@ def open_store(folder: str | Path) -> LabelledImages:
     try:
         table = json.loads(read_file(folder / TABLE, limit=MAX_TABLE_BYTES))
         return _assemble(table, np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{folder}: is not a sound store ({error}); run prepare again") from error
 
 
