@@ -64,6 +64,10 @@ def test_summary_of_fewer_episodes_gives_no_interval_for_all(tmp_path: Path) -> 
         (0, lambda h: h["run"].update(seed="0"), "run.seed='0' should be of kind int"),
         (0, lambda h: h["run"].update(seed=True), "run.seed=True should be of kind int"),
         (0, lambda h: h.update(data=None), "data=None should be of kind dict"),
+        (0, lambda h: h["run"].update(data=None), "run.data=None should be of kind dict"),
+        (0, lambda h: h["run"]["data"].update(common=5), "run.data.common=5 should be of kind list"),
+        (0, lambda h: h["run"]["data"].update(common=None), "run.data.common=None should be of kind list"),
+        (0, lambda h: h["run"].update(versions=["torch"]), "run.versions=['torch'] should be of kind dict"),
         (0, lambda h: h["data"].pop("fingerprint"), "data.fingerprint=None should be of kind str"),
         (0, lambda h: h.update(protocol="best"), "protocol='best'"),
         (0, lambda h: h.update(row=3), "row=3 in its first line is not a name"),
@@ -195,7 +199,31 @@ def test_copy_of_an_evaluation_is_refused(tmp_path: Path) -> None:
         gather(tmp_path)
 
 
-@pytest.mark.parametrize("line", ['{"iteration": "1"}', '{"iteration": 1, "tasks": [3]}', "3", "{"])
+@pytest.mark.parametrize("change", [{"shot": "5"}, {"shot": [5]}, {"warmup": None}])
+def test_a_log_of_a_run_with_wrong_values_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_evaluation(tmp_path, "maml", 1.0)
+    write_log(tmp_path / "run", "maml")
+    file = tmp_path / "run" / "run.json"
+    told = json.loads(file.read_text())
+    told["method"] |= change
+    file.write_text(json.dumps(told))
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=re.escape(f"{file}: method.{name}={value!r} should be of kind int")):
+        gather(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"iteration": "1"}',
+        '{"iteration": 1, "tasks": [3]}',
+        '{"iteration": 1, "tasks": [{"classes": [], "loss": 0.5}]}',
+        '{"iteration": 1, "tasks": [{"classes": ["a"], "loss": 0.5}]}',
+        '{"iteration": 1, "tasks": [{"classes": "ab", "loss": 0.5}]}',
+        "3",
+        "{",
+    ],
+)
 def test_damaged_log_is_refused(tmp_path: Path, line: str) -> None:
     write_evaluation(tmp_path, "maml", 1.0)
     write_log(tmp_path / "run", "maml")

@@ -116,6 +116,32 @@ def test_damaged_lines_are_named_and_kept(
     assert file.read_bytes() == damage
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metrics": {}},
+        {"metrics": []},
+        {"metrics": None},
+        {"metrics": {"auc": 0.5}},
+        {"metrics": dict.fromkeys(METRICS, "0.5")},
+        {"metrics": dict.fromkeys(METRICS, 2.0)},
+        {"seconds": "1"},
+        {"classes": [1, "b"]},
+    ],
+)
+def test_a_line_without_its_figures_is_named_and_kept(
+    tmp_path: Path, learner: Learner, plans: list[Plan], change: dict[str, Any]
+) -> None:
+    judged(tmp_path, learner, plans[:2])
+    file = tmp_path / f"{NAME}.jsonl"
+    lines = file.read_text().splitlines()
+    damaged = "\n".join([*lines[:2], json.dumps(json.loads(lines[2]) | change)]) + "\n"
+    file.write_text(damaged)
+    with pytest.raises(ValueError, match=rf"{NAME}\.jsonl, line 3, has figures that are none; move the file away"):
+        judged(tmp_path, learner, plans)
+    assert file.read_text() == damaged
+
+
 def test_too_few_lesions_leave_an_interval_out_and_the_rest_stands(learner: Learner) -> None:
     told = header(learner)
     metrics = dict.fromkeys(METRICS, 0.5)

@@ -32,6 +32,8 @@ HEADER: dict[str, type] = {
     "run.size": int,
     "run.scale": str,
     "run.data": dict,
+    "run.data.common": list,
+    "run.versions": dict,
     "run.untrained": bool,
     "inductive": bool,
     "protocol": str,
@@ -46,6 +48,8 @@ HEADER: dict[str, type] = {
     "versions": dict,
 }
 """Name in the header → its kind."""
+OPTIONAL = ("run.data.common", "run.versions")
+"""Names of HEADER that may be missing: a learner may have been trained on nothing, and `reproduce` keeps versions in run.json."""
 
 
 class SummaryError(ValueError):
@@ -70,7 +74,7 @@ class Evaluation:
 
     file: Path
     header: Mapping[str, Any]
-    """What `results.header_of` gives, every name of HEADER in it."""
+    """What `results.header_of` gives, every name of HEADER in it but for the optional ones."""
     results: tuple[RunResult, ...]
     over_lesions: Interval | None
     """AUC with its interval over lesions, from the summary; None if there is none, or of another number of episodes."""
@@ -190,7 +194,7 @@ def read_evaluation(file: Path) -> Evaluation | None:
         if named:
             raise ValueError(f"{file} is damaged (its first line does not say of what it is); evaluate again")
         return None
-    check(file, header, HEADER)
+    check(file, header, HEADER, optional=OPTIONAL)
     if header["protocol"] not in PROTOCOLS or header["way"] < 2 or header["shot"] < 1:
         raise ValueError(
             f"{file}: protocol={header['protocol']!r}, way={header['way']}, shot={header['shot']} is no evaluation; "

@@ -19,9 +19,12 @@ Record = Mapping[str, Any]
 FINE_TUNING = "fig3.jsonl"
 """The file with the training of the fine-tuned network on the test tasks, Fig. 3."""
 RUN: dict[str, type] = {
-    "method": dict, "name": str, "seed": int, "size": int, "scale": str, "data": dict, "versions": dict
+    "method": dict, "name": str, "seed": int, "size": int, "scale": str, "data": dict, "versions": dict,
+    "method.shot": int, "method.warmup": int,
 }  # fmt: skip
 """Name in run.json → its kind."""
+OPTIONAL = ("method.shot", "method.warmup")
+"""Names of RUN that may be missing: not every method has them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,7 @@ def _log(file: Path) -> Log:
     run = read_json(file, 1, text_of(file))
     if not isinstance(run, dict):
         raise ValueError(f"{file} is damaged (it is not a JSON object); move its run away")
-    check(file, run, RUN)
+    check(file, run, RUN, optional=OPTIONAL)
     log = file.with_name("log.jsonl")
     records = [read_json(log, number, line) for number, line in enumerate(whole_lines(log), 1)]
     _check_lines(log, records, _is_record)
@@ -91,8 +94,13 @@ def _is_record(line: Any) -> bool:
         and finite(line.get("validation_auc", 0))
         and isinstance(tasks, list)
         and all(finite(task.get("loss", 0)) for task in tasks)
-        and all(isinstance(name, str) for task in tasks for name in task["classes"])
+        and all(_are_classes(task["classes"]) for task in tasks)
     )
+
+
+def _are_classes(names: Any) -> bool:
+    """Those of a task: two or more, as chance is log of their number."""
+    return isinstance(names, list) and len(names) > 1 and all(isinstance(name, str) for name in names)
 
 
 def read_fine_tuning(file: Path) -> list[Record]:

@@ -1,7 +1,7 @@
 """Files of JSON lines, read with suspicion: what is wrong is refused by file and line."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,24 @@ HUGE = 1e300
 """What no figure here comes near; a larger one cannot be drawn."""
 
 
-def check(file: Path, found: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+def check(file: Path, found: Mapping[str, Any], kinds: Mapping[str, type], *, optional: Collection[str] = ()) -> None:
     """Refuse a value that is not of its kind.
 
     Args:
-        kinds: name, with dots between the parts → kind.
+        kinds: name, with dots between the parts → kind; what holds a part stands before it.
+        optional: names of `kinds` that may be missing.
 
     Raises:
         ValueError: naming file and value.
     """
     for name, kind in kinds.items():
-        value: Any = found
-        for part in name.split("."):
-            value = value.get(part)
+        *rooms, last = name.split(".")
+        holder: Any = found
+        for room in rooms:
+            holder = holder[room]
+        if name in optional and last not in holder:
+            continue
+        value = holder.get(last)
         if type(value) is not kind:
             raise ValueError(
                 f"{file}: {name}={value!r} should be of kind {kind.__name__}; the file is damaged: make it again"

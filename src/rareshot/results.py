@@ -33,7 +33,7 @@ from rareshot.evaluation import (
 )
 from rareshot.lesion_bootstrap import TooFewLesionsError, bootstrap_apart_over_groups, bootstrap_over_groups
 from rareshot.locks import HeldElsewhereError, hold
-from rareshot.raw_lines import whole_lines
+from rareshot.raw_lines import finite, whole_lines
 from rareshot.types import Learner
 
 ObserveEpisode = Callable[[int, float], None]
@@ -209,13 +209,19 @@ def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list
                 f"{lines}, line {number}, is of episode {result.episode} and not of {plan.episode}; move the file away and "
                 "evaluate again"
             )
-        if not (
-            all(isinstance(each, int | float) for each in result.metrics.values()) and 0 <= result.metrics["auc"] <= 1
-        ):
+        if not _is_sound(result):
             raise ValueError(
                 f"{lines}, line {number}, has figures that are none; move the file away and evaluate again"
             )
     return results
+
+
+def _is_sound(result: RunResult) -> bool:
+    """Are its figures those that a summary is drawn from? A line may have been written by anybody."""
+    figures = result.metrics
+    whole = isinstance(figures, dict) and all(finite(figures.get(metric)) for metric in METRICS)
+    named = all(isinstance(name, str) for name in result.classes)
+    return whole and 0 <= figures["auc"] <= 1 and finite(result.seconds) and named
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
