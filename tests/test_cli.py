@@ -16,6 +16,7 @@ from PIL import Image
 
 from rareshot.checkpoint import last_training_state, load_learner, state_hash
 from rareshot.cli import main
+from rareshot.commands.terminal import CONSOLE, STATUS
 from rareshot.data.synthetic import separable
 
 TINY = (
@@ -255,6 +256,13 @@ def test_help_needs_no_torch_and_names_every_command() -> None:
     assert told.strip().endswith("False")
     for command in ("demo", "data check|prepare|fetch", "fit", "evaluate", "compare"):
         assert f"rareshot {command}" in told
+
+
+def test_a_name_is_printed_as_it_is() -> None:
+    for console in (CONSOLE, STATUS):
+        with console.capture() as told:
+            console.print("photo:a:1.jpg [bold]x")
+        assert told.get() == "photo:a:1.jpg [bold]x\n"
 
 
 def test_python_m_rareshot_is_rareshot() -> None:

@@ -22,7 +22,13 @@ class Pixels:
 
     @classmethod
     def of(cls, images: LabelledImages) -> "Pixels":
-        """Those of a data set: mean and deviation of each colour over all its images."""
+        """Those of a data set: mean and deviation of each colour over all its images.
+
+        Raises:
+            ValueError: if it has no image.
+        """
+        if not len(images):
+            raise ValueError("there is no image of a common class to take colours from; name fewer classes as rare")
         total, squares, n = np.zeros(3), np.zeros(3), 0
         for first in range(0, len(images), 256):
             block = images.pixels[first : first + 256].reshape(-1, 3).astype(np.float64) / 255

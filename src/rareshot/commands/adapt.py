@@ -64,8 +64,8 @@ def adapt(args: Sequence[str]) -> None:
     bundle = predictor.bundle
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_bundle(options.out, bundle)
-    trained = ", ".join(map(str, bundle.run.data.get("common", ()))) or "ImageNet"
-    _say(f"learner: {shown(bundle.learner)} ({bundle.run.name}, {bundle.run.size} px), trained on {trained}")
+    trained = ", ".join(map(shown, bundle.run.data.get("common", ()))) or "ImageNet"
+    _say(f"learner: {shown(bundle.learner)} ({shown(bundle.run.name)}, {bundle.run.size} px), trained on {trained}")
     _say("classes: " + ", ".join(f"{shown(name)} ({count})" for name, count in bundle.support.counts.items()))
     for caution in bundle.support.cautions():
         STATUS.print(f"caution: {caution}", markup=False, soft_wrap=True)

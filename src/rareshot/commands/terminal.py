@@ -16,9 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-CONSOLE = Console(highlight=False, markup=False)
+CONSOLE = Console(highlight=False, markup=False, emoji=False)
 """For answers, on standard output."""
-STATUS = Console(stderr=True, highlight=False, markup=False)
+STATUS = Console(stderr=True, highlight=False, markup=False, emoji=False)
 """For progress, on standard error: answers can be piped."""
 
 
