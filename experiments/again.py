@@ -18,8 +18,8 @@ from rareshot.checkpoint import write_atomically
 from rareshot.evaluated import Evaluation, same_episodes
 from rareshot.gathered import gather
 
-CELL = ("row", "protocol", "shot", "seed")
-"""What names a cell of one scale and data set."""
+CELL = ("row", "protocol", "shot", "seed", "data", "by_image")
+"""What names a cell of one scale."""
 
 
 def main(ours: Path, again: Path, out: Path) -> None:
