@@ -142,6 +142,31 @@ def test_a_line_without_its_figures_is_named_and_kept(
     assert file.read_text() == damaged
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scores": [10**400, *[0.5] * 29]},
+        {"scores": [{}, *[0.5] * 29]},
+        {"scores": [0.5]},
+        {"labels": [None, *[0] * 29]},
+        {"labels": 0},
+        {"groups": [[], *[0] * 29]},
+        {"groups": [2**63, *[0] * 29]},
+    ],
+)
+def test_answers_that_are_none_are_named_and_kept(
+    tmp_path: Path, learner: Learner, plans: list[Plan], change: dict[str, Any]
+) -> None:
+    judged(tmp_path, learner, plans[:2])
+    file = tmp_path / f"{NAME}.queries.jsonl"
+    first, second = file.read_text().splitlines()
+    damaged = f"{first}\n{json.dumps(json.loads(second) | change)}\n"
+    file.write_text(damaged)
+    with pytest.raises(ValueError, match=rf"{NAME}\.queries\.jsonl is damaged \(line 2 is not a score, a label and a"):
+        judged(tmp_path, learner, plans)
+    assert file.read_text() == damaged
+
+
 def test_too_few_lesions_leave_an_interval_out_and_the_rest_stands(learner: Learner) -> None:
     told = header(learner)
     metrics = dict.fromkeys(METRICS, 0.5)

@@ -236,6 +236,12 @@ UNSOUND: list[tuple[Callable[[Path], object], str]] = [
     ),
     (lambda folder: (folder / "trust.safetensors").write_bytes(b"{}"), r"trust\.safetensors"),
     (summary(metrics={"auc": 5}), r"paper-2way-2shot\.summary\.json is no sound summary"),
+    (summary(way=math.inf), r"paper-2way-2shot\.summary\.json is no sound summary"),
+    (
+        summary(metrics={"auc": {"mean": 0.5, "low": 0, "high": 10**400, "n": 3, "kind": "over x"}}),
+        "is no sound summary",
+    ),
+    (summary(metrics={"auc": {"mean": 0.5, "low": 0, "high": 1, "n": 3, "kind": 5}}), "is no sound summary"),
     (summary(pairs="x"), r"paper-2way-2shot\.summary\.json is no sound summary"),
     (linked, r"learner\.safetensors: is .*device"),
     (piped, r"run\.json: is "),

@@ -153,8 +153,17 @@ def test_a_longer_or_missing_file_is_refused(data: Path) -> None:
         open_store(data)
 
 
-@pytest.mark.parametrize("forged", [{"labels": [1, 2]}, {"labels": [10**30] * 12}, {"groups": [10**30] * 12}])
-def test_a_forged_table_with_a_right_hash_is_still_refused(data: Path, forged: dict[str, list[int]]) -> None:
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"labels": [1, 2]},
+        {"labels": [10**30] * 12},
+        {"groups": [10**30] * 12},
+        {"classes": ["mole", "scar", [1]]},
+        {"classes": ["mole", "scar", 1.5]},
+    ],
+)
+def test_a_forged_table_with_a_right_hash_is_still_refused(data: Path, forged: dict[str, list[Any]]) -> None:
     folder = prepare(data, 12)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "table.json").write_text(json.dumps(json.loads((folder / "table.json").read_text()) | forged))

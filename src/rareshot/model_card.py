@@ -107,7 +107,7 @@ def _measured(folder: Path) -> str:
                 for pair in told["pairs"]
             ]
             rows += [(*words, _percent(auc.mean), _bounds(auc), auc.kind) for words, auc in cells]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{file} is no sound summary ({error!r}); remove it and evaluate again") from error
     if not rows:
         return "Not measured: no evaluation lies beside this learner."

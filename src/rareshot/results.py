@@ -182,9 +182,19 @@ def evaluations(folder: Path) -> dict[str, Path]:
 
 
 def read_queries(file: Path) -> list[Query]:
-    """What was said of the query images of a file of raw lines; empty where that was not kept."""
+    """What was said of the query images of a file of raw lines; empty where that was not kept.
+
+    Raises:
+        TypeError, ValueError: naming the line, if it is none.
+    """
     scores = file.with_suffix(".queries.jsonl")
-    return [Query(**json.loads(line)) for line in whole_lines(scores)] if scores.exists() else []
+    if not scores.exists():
+        return []
+    queries = [Query(**json.loads(line)) for line in whole_lines(scores)]
+    for number, query in enumerate(queries, 1):
+        if not _are_answers(query):
+            raise ValueError(f"line {number} is not a score, a label and a lesion for each image")
+    return queries
 
 
 def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list[RunResult]:
@@ -216,6 +226,12 @@ def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list
     return results
 
 
+def _are_answers(query: Query) -> bool:
+    whole = all(isinstance(part, list) and len(part) == len(query.scores) for part in query)
+    numbers = whole and all(type(each) is int and abs(each) < 2**63 for part in query[1:] for each in part)
+    return numbers and all(finite(score) for score in query.scores)
+
+
 def _is_sound(result: RunResult) -> bool:
     """Are its figures those that a summary is drawn from? A line may have been written by anybody."""
     figures = result.metrics
@@ -238,7 +254,7 @@ def _queries(lines: Path, scores: Path) -> list[Query]:
     """What was said of the images of an earlier call; nothing where that was not kept."""
     try:
         return read_queries(lines)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{scores} is damaged ({error}); move it and the lines beside it away") from error
 
 

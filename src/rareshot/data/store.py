@@ -145,6 +145,8 @@ def open_store(folder: str | Path) -> LabelledImages:
         raise ValueError(f"{folder / changed}: was changed since the store was made; run prepare again")
     try:
         table = json.loads(read_file(folder / TABLE, limit=MAX_TABLE_BYTES))
+        if not all(isinstance(name, str) for name in table["classes"]):
+            raise ValueError("a class is called by something that is no text")
         return _assemble(table, np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{folder}: is not a sound store ({error}); run prepare again") from error
