@@ -308,6 +308,8 @@ def test_pixel_statistics_are_those_of_all_images() -> None:
     ours = Pixels.of(images())
     np.testing.assert_allclose(ours.mean, pixels.mean(0), rtol=1e-6)
     np.testing.assert_allclose(ours.std, pixels.std(0), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"has no image of a common class, .*: name all rare classes with --rare"):
+        Pixels.of(images().take(np.empty(0, int)))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,10 @@ class Pixels:
             ValueError: if it has no image.
         """
         if not len(images):
-            raise ValueError("there is no image of a common class to take colours from; name fewer classes as rare")
+            raise ValueError(
+                f"{images.card.name} has no image of a common class, and a network begins with the mean and deviation of their "
+                "colours: name all rare classes with --rare, so that the others are common, or give data with common classes"
+            )
         total, squares, n = np.zeros(3), np.zeros(3), 0
         for first in range(0, len(images), 256):
             block = images.pixels[first : first + 256].reshape(-1, 3).astype(np.float64) / 255
