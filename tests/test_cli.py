@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,6 +249,31 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("rareshot: ")
     assert message in said
+
+
+def test_a_strangers_names_reach_the_terminal_as_text(
+    run: Path, made: Path, rare: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = Path(shutil.copytree(run, tmp_path / "theirs"))
+    told = json.loads((theirs / "run.json").read_text())
+    (theirs / "run.json").write_text(json.dumps({**told, "name": "\x1b[2Jmaml"}))
+    assert main(["evaluate", str(theirs), "--data", str(made), "--episodes", "2", *rare]) == 0
+    assert main(["compare", f"{tmp_path}/no\x1b[2J", str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert "\\x1b[2Jmaml" in out
+    assert "/no\\x1b[2J is not a folder" in err
+    assert "\x1b[2J" not in out + err
+
+
+def test_an_untrained_network_needs_images_of_common_classes(
+    run: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = json.loads((run / "run.json").read_text())
+    theirs = Path(shutil.copytree(run, tmp_path / "theirs"))
+    (theirs / "run.json").write_text(json.dumps({**told, "data": {**told["data"], "common": []}}))
+    every = [word for name in separable(lesions=40).classes for word in ("--rare", name)]
+    assert main(["evaluate", str(theirs), "--data", str(made), "--untrained", "--episodes", "2", *every]) == 2
+    assert "has no image of a common class" in capsys.readouterr().err
 
 
 def test_help_needs_no_torch_and_names_every_command() -> None:

@@ -1,5 +1,7 @@
 """Label tables that a hostile or hasty person may send: each is named in one line, and nothing is written."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,23 @@ def test_a_label_of_terminal_escapes_is_a_name_like_any_other_and_is_shown_escap
     assert "\\x1b[2J../../wart" in out
     assert "\x1b[2J" not in out + err
     assert set(contents(folder.parent)) == {*before, classifier}
+
+
+def test_a_learners_names_and_emoji_codes_reach_the_terminal_as_text(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = Path(shutil.copytree(run, tmp_path / "theirs"))
+    told = json.loads((theirs / "run.json").read_text())
+    told |= {"name": "\x1b]0;evil\x07", "data": {"common": ["\x1b[31mred", "nevus:100:"]}}
+    (theirs / "run.json").write_text(json.dumps(told))
+    put(folder / "photo:a:1.jpg")
+    (folder / "labels.csv").write_bytes(HEAD + GOOD + b"photo:a:1.jpg,wart\n")
+    classifier = folder / "c:100:"
+    assert main(["adapt", str(theirs), "--support", str(folder / "labels.csv"), "--out", str(classifier)]) == 0
+    assert main(["predict", str(classifier), str(folder / "photo:a:1.jpg")]) == 0
+    out, err = capsys.readouterr()
+    assert "'\\x1b]0;evil\\x07'" in out
+    assert "trained on '\\x1b[31mred', nevus:100:" in out
+    assert "wart/photo:a:1.jpg" in out
+    assert "/c:100: (holds" in out
+    assert "\x1b" not in out + err

@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left
         return 0
     except (ValueError, OSError) as error:
-        print(f"rareshot: {_told(error)}", file=sys.stderr)
+        print(f"rareshot: {_printable(_told(error))}", file=sys.stderr)
         return 2
     return 0
 
@@ -75,6 +75,11 @@ def _told(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
+
+
+def _printable(text: str) -> str:
+    """With escapes for what a terminal would obey: names in a message may be a stranger's."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _command(name: str) -> Callable[[Sequence[str]], None]:

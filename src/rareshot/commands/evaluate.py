@@ -12,6 +12,7 @@ from rareshot.checkpoint import Run, load_learner, read_run
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, progress, stoppable
 from rareshot.data.collection import LabelledImages
+from rareshot.data.files import shown
 from rareshot.evaluation import METRICS, Protocol, RunResult, by_pair, overall, plan
 from rareshot.methods import LABELS
 from rareshot.results import header_of, judge, name_of
@@ -114,7 +115,7 @@ def evaluate_command(args: Sequence[str]) -> None:
             stop.raise_if_asked()
 
         results, summary = judge(folder, name, header, plans, learner, observe)
-    label = f"{LABELS.get(run.name, run.name)}{' before training' if options.untrained else ''}"
+    label = f"{LABELS.get(run.name, shown(run.name))}{' before training' if options.untrained else ''}"
     _show(f"{label}, {options.protocol} protocol, {options.way}-way {shot}-shot", results, summary, images)
     CONSOLE.print(f"raw lines: {folder / name}.jsonl", soft_wrap=True)
 
@@ -142,5 +143,6 @@ def _show(title: str, results: list[RunResult], summary: dict[str, Any], images:
     for column in ("classes", "site", "AUC"):
         pairs.add_column(column)
     for (site, classes), cell in by_pair(results).items():
-        pairs.add_row(" and ".join(images.card.classes.get(name, name) for name in classes), site or "all", str(cell))
+        words = " and ".join(shown(images.card.classes.get(name, name)) for name in classes)
+        pairs.add_row(words, shown(site) or "all", str(cell))
     CONSOLE.print(pairs)

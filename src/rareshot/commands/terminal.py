@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+# emoji: a file called photo:a:1.jpg is no picture.
 CONSOLE = Console(highlight=False, markup=False, emoji=False)
 """For answers, on standard output."""
 STATUS = Console(stderr=True, highlight=False, markup=False, emoji=False)
