@@ -323,9 +323,3 @@ def test_pixel_statistics_are_those_of_all_images() -> None:
 def test_a_support_set_that_is_none_is_refused(labels: list[int], classes: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Support(torch.zeros(2, 3, 4, 4), torch.tensor(labels), classes)
-
-
-def test_no_colours_are_taken_from_no_image() -> None:
-    common = separable(16, lesions=2).common()
-    with pytest.raises(ValueError, match="no image of a common class"):
-        Pixels.of(common.take(np.array([], int)))
