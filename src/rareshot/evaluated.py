@@ -250,7 +250,7 @@ def _summary(file: Path, header: Mapping[str, Any], results: Sequence[RunResult]
         return {}
     refused = f"{beside} is not a summary of {file.name}; remove it and evaluate again, which draws it anew"
     try:
-        told = read_json(beside, 1, beside.read_text())
+        told = read_json(beside, 1, beside.read_text(encoding="utf-8"))
         count = _count(told)
         if any(told[name] != header[name] for name in header if name != "versions") or not 0 < count <= len(results):
             raise SummaryError(refused)

@@ -90,7 +90,7 @@ def trim_log(file: Path, iteration: int) -> None:
 
     Those of a start that was given up before that state was reached, as when it is another run's warm-up, would leave a gap.
     """
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
     try:
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
     except (TypeError, KeyError, ValueError) as error:

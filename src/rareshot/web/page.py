@@ -92,7 +92,7 @@ def build(sessions: Sessions, uploads: Path, learners: Sequence[str], start: str
 
 def style() -> str:
     """The page's CSS."""
-    return files("rareshot").joinpath("templates", "serve.css").read_text()
+    return files("rareshot").joinpath("templates", "serve.css").read_text(encoding="utf-8")
 
 
 def theme() -> Any:
