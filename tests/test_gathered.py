@@ -220,6 +220,7 @@ def test_a_log_of_a_run_with_wrong_values_is_refused(tmp_path: Path, change: dic
         '{"iteration": 1, "tasks": [{"classes": [], "loss": 0.5}]}',
         '{"iteration": 1, "tasks": [{"classes": ["a"], "loss": 0.5}]}',
         '{"iteration": 1, "tasks": [{"classes": "ab", "loss": 0.5}]}',
+        '{"iteration": 1, "tasks": [{"classes": ["a", "\\ud800"], "loss": 0.5}]}',
         "3",
         "{",
     ],

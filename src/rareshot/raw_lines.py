@@ -61,7 +61,10 @@ def read_json(file: Path, number: int, text: str) -> Any:
         ValueError: naming file and line.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half of a pair is no text: no page and no picture takes it
+        return value
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{file}, line {number}, is damaged ({error}); move it away and make it again") from error
 

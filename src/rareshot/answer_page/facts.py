@@ -171,7 +171,7 @@ def _trained(run: Run) -> str:
     if isinstance(run.method, Pretrained):
         return "ImageNet; nothing was trained on diseases"
     common = run.data.get("common")
-    if not isinstance(common, list | tuple) or not common:  # a classifier's file may say anything here
+    if not common:
         return "not said"
     return f"{run.data.get('name', 'data without a name')}: {', '.join(map(str, common))}"
 
