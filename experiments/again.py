@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 
-from rareshot.checkpoint import write_atomically
+from rareshot.atomic import write_atomically
 from rareshot.evaluated import Evaluation, same_episodes
 from rareshot.gathered import gather
 

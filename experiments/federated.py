@@ -19,7 +19,7 @@ import tyro
 from trust import measured
 
 from rareshot import config
-from rareshot.checkpoint import Run, last_training_state, read_run, versions
+from rareshot.checkpoint import last_training_state
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.evaluation import evaluate, plan
@@ -28,6 +28,7 @@ from rareshot.federated.simulation import Simulated, split_by
 from rareshot.machine import settle
 from rareshot.methods import METHODS
 from rareshot.methods.maml import MAML
+from rareshot.run_record import Run, read_run, versions
 from rareshot.runs import fit_run
 from rareshot.statistics import interval
 from rareshot.types import Learner, ignore

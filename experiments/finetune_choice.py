@@ -17,13 +17,13 @@ import tyro
 from search import SIZE
 from trust import measured
 
-from rareshot.checkpoint import versions
 from rareshot.data.collection import split_groups
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.evaluation import Plan, evaluate
 from rareshot.machine import settle
 from rareshot.methods.supervised import Supervised
+from rareshot.run_record import versions
 from rareshot.statistics import interval
 from rareshot.validation import HELD_OUT_SEED
 

@@ -25,7 +25,7 @@ import tyro
 from trust import measured
 
 from rareshot.cells import learner_of
-from rareshot.checkpoint import state_hash, versions
+from rareshot.checkpoint import state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.episodes import Drawn, Episodes, EpisodeSpec
@@ -33,6 +33,7 @@ from rareshot.evaluation import plan
 from rareshot.experiments import TABLES, Cell
 from rareshot.machine import settle
 from rareshot.metrics import auc
+from rareshot.run_record import versions
 from rareshot.scales import SCALES
 from rareshot.setting import Setting
 from rareshot.statistics import interval, paired

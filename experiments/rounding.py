@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from rareshot.checkpoint import state_hash, versions
+from rareshot.checkpoint import state_hash
 from rareshot.data.synthetic import synthetic
 from rareshot.losses import DifficultyAware
 from rareshot.machine import INSTRUCTIONS, settle
@@ -22,6 +22,7 @@ from rareshot.methods.maml import MAML
 from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
 from rareshot.methods.supervised import Supervised
+from rareshot.run_record import versions
 from rareshot.types import Method
 
 

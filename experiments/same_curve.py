@@ -18,11 +18,11 @@ import numpy as np
 import tyro
 
 from rareshot import config
-from rareshot.checkpoint import versions
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.machine import settle
 from rareshot.methods.maml import MAML
+from rareshot.run_record import versions
 from rareshot.types import Progress
 from rareshot.validation import held_out, mean_auc
 

@@ -17,12 +17,13 @@ import numpy as np
 import tyro
 from scipy import stats
 
-from rareshot.checkpoint import load_learner, load_training_state, read_run
+from rareshot.checkpoint import load_learner, load_training_state
 from rareshot.evaluated import Evaluation, same_episodes
 from rareshot.evaluation import DRAWS, RUNS, Place, by_pair
 from rareshot.experiments import TABLES, Row
 from rareshot.gathered import Record, gather
 from rareshot.reporting.lines import NOT_RUN, WAY, Part, parts_of
+from rareshot.run_record import read_run
 from rareshot.statistics import Interval, interval, paired
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,12 +18,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from rareshot.checkpoint import Run, load_learner, read_run, state_hash, versions
+from rareshot.checkpoint import load_learner, state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.machine import settle
 from rareshot.metrics import auc, brier, ece
+from rareshot.run_record import Run, read_run, versions
 from rareshot.statistics import interval
 from rareshot.trust import (
     Reference,

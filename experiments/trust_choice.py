@@ -17,10 +17,11 @@ import tyro
 from torch import Tensor
 from trust import measured, opened, with_a_wrong_label
 
-from rareshot.checkpoint import state_hash, versions
+from rareshot.checkpoint import state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
+from rareshot.run_record import versions
 from rareshot.trust import Reference, leave_one_out, prediction_sets, smallest_error, suspects
 from rareshot.trust.centroids import features_of, features_over_flips, own_log_odds
 from rareshot.trust.left_out import class_log_odds

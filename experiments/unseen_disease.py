@@ -23,7 +23,6 @@ import tyro
 from search import EPISODES, SIZE
 from trust import measured
 
-from rareshot.checkpoint import versions
 from rareshot.data.collection import LabelledImages, split_groups
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
@@ -31,6 +30,7 @@ from rareshot.evaluation import Plan, evaluate
 from rareshot.machine import settle
 from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
+from rareshot.run_record import versions
 from rareshot.statistics import interval
 from rareshot.types import Learner, Progress
 from rareshot.validation import HELD_OUT_SEED

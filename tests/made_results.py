@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rareshot.checkpoint import Run, write_run
 from rareshot.evaluation import METRICS, Query, RunResult, line_of
 from rareshot.experiments import TABLES
 from rareshot.metrics import all_metrics
 from rareshot.results import header_of, summary_of
+from rareshot.run_record import Run, write_run
 from rareshot.scales import at_scale
 from rareshot.types import Method
 

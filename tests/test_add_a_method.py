@@ -13,7 +13,7 @@ import pytest
 import test_methods
 from made_sets import make_isic
 
-from rareshot import checkpoint
+from rareshot import run_record
 from rareshot.cli import main
 from rareshot.methods import KINDS, LABELS, METHODS
 
@@ -61,7 +61,7 @@ def test_the_contract_was_found() -> None:
 
 
 def test_the_example_is_read_from_run_json(colour: str) -> None:
-    assert checkpoint.KINDS["Colour"] is KINDS["Colour"]
+    assert run_record.KINDS["Colour"] is KINDS["Colour"]
 
 
 def test_the_commands_of_the_page_run_as_printed(

@@ -14,10 +14,11 @@ from tiny_table import SCALE, TINY, lesions, let_maml_diverge, lines_of, tiny_se
 
 from rareshot import cells, runs
 from rareshot.cells import Step, fill, found, survey
-from rareshot.checkpoint import load_state, state_hash, write_run
+from rareshot.checkpoint import load_state, state_hash
 from rareshot.experiments import TABLES, Row, cells_of
 from rareshot.locks import alone, hold
 from rareshot.methods.pretrained import Pretrained
+from rareshot.run_record import write_run
 from rareshot.scales import SCALES
 from rareshot.setting import Setting, possible
 from rareshot.training import TrainingDivergedError

@@ -12,26 +12,24 @@ import pytest
 import torch
 from tiny import METHOD, RUN
 
-from rareshot import checkpoint, config
+from rareshot import config, run_record
+from rareshot.atomic import write_atomically
 from rareshot.checkpoint import (
     KEPT,
     last_training_state,
     load_learner,
     load_state,
     load_training_state,
-    read_run,
     save_learner,
     save_state,
     save_training_state,
     state_hash,
-    versions,
-    write_atomically,
-    write_run,
 )
 from rareshot.data.collection import LabelledImages
 from rareshot.losses import Mean
 from rareshot.methods import KINDS
 from rareshot.methods.maml import MAML, EpisodicLearner
+from rareshot.run_record import read_run, versions, write_run
 from rareshot.types import TrainingState
 
 
@@ -198,12 +196,12 @@ def test_the_commit_is_of_the_package_and_not_of_a_repository_around_it(
 ) -> None:
     package = tmp_path / ".venv" / "rareshot"
     package.mkdir(parents=True)
-    (package / "checkpoint.py").touch()
+    (package / "run_record.py").touch()
     (tmp_path / "own.py").touch()
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], ["add", "own.py"], [*who, "commit", "-qm", "Begin"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    monkeypatch.setattr(checkpoint, "__file__", str(package / "checkpoint.py"))
+    monkeypatch.setattr(run_record, "__file__", str(package / "run_record.py"))
     assert versions()["commit"] == ""
     subprocess.run(["git", "add", ".venv"], cwd=tmp_path, check=True)
     assert versions()["commit"].endswith("-dirty")

@@ -15,18 +15,10 @@ import torch
 from safetensors.torch import save
 from tiny import RUN
 
-from rareshot.checkpoint import (
-    LIMIT,
-    load_learner,
-    load_state,
-    load_training_state,
-    read_run,
-    save_learner,
-    save_state,
-    write_run,
-)
+from rareshot.checkpoint import LIMIT, load_learner, load_state, load_training_state, save_learner, save_state
 from rareshot.data.collection import LabelledImages
 from rareshot.methods.maml import EpisodicLearner
+from rareshot.run_record import read_run, write_run
 
 
 @pytest.fixture

@@ -18,13 +18,14 @@ from test_pretrained import needs_weights
 from rareshot import export as export_module
 from rareshot.backbones.norms import norms_of
 from rareshot.bundle import Bundle, save_bundle
-from rareshot.checkpoint import Run, state_hash
+from rareshot.checkpoint import state_hash
 from rareshot.cli import main
 from rareshot.export import EXTRA, NEAR, SAME, export, refuse_unfaithful, to_onnx
 from rareshot.export_network import deployed
 from rareshot.methods import METHODS
 from rareshot.methods.maml import EpisodicClassifier
 from rareshot.predict import Predictor, answer
+from rareshot.run_record import Run
 from rareshot.support_set import SupportSet, as_float
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ import torch
 from made_sets import make_images
 
 from rareshot import cli, validation
-from rareshot.checkpoint import Run, last_training_state, load_learner, read_run, state_hash, write_run
+from rareshot.checkpoint import last_training_state, load_learner, state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
 from rareshot.federated import Episodic, refuse_other_than_episodic
@@ -35,6 +35,7 @@ from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
 from rareshot.model_card import model_card
 from rareshot.pixels import Pixels
+from rareshot.run_record import Run, read_run, write_run
 from rareshot.training import TrainingDivergedError
 from rareshot.types import Progress, State
 

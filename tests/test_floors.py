@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "src"
 FLOORS = [
-    ["types", "locks"],
+    ["types", "locks", "atomic"],
     [
         "losses",
         "metrics",
@@ -29,6 +29,7 @@ FLOORS = [
     ["training", "meta_batch"],
     ["supervised"],
     ["methods"],
+    ["run_record"],
     ["checkpoint", "evaluation", "report", "pictures", "support_set", "trust"],
     ["scales", "trust_file"],
     ["bundle"],

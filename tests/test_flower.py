@@ -22,7 +22,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from rareshot import cli, config, validation
-from rareshot.checkpoint import Run, load_learner, read_run, state_hash
+from rareshot.checkpoint import load_learner, state_hash
 from rareshot.data.store import load
 from rareshot.federated import client_app, server_app
 from rareshot.federated.client import enough
@@ -33,6 +33,7 @@ from rareshot.federated.simulation import Simulated
 from rareshot.losses import DifficultyAware
 from rareshot.methods import METHODS
 from rareshot.methods.maml import MAML
+from rareshot.run_record import Run, read_run
 
 METHOD = MAML(
     width=8,

@@ -12,15 +12,7 @@ import torch
 from torch import Tensor
 
 from rareshot import validation
-from rareshot.checkpoint import (
-    Run,
-    load_learner,
-    load_training_state,
-    save_learner,
-    save_training_state,
-    state_hash,
-    write_run,
-)
+from rareshot.checkpoint import load_learner, load_training_state, save_learner, save_training_state, state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
 from rareshot.episodes import Episodes, EpisodeSpec
@@ -28,6 +20,7 @@ from rareshot.methods import LABELS, METHODS
 from rareshot.methods.maml import MAML
 from rareshot.metrics import auc
 from rareshot.pixels import Pixels
+from rareshot.run_record import Run, write_run
 from rareshot.types import Progress, Support
 from rareshot.validation import mean_auc
 

@@ -14,7 +14,7 @@ from test_pretrained import needs_weights
 from tiny import METHOD, RUN
 
 import rareshot
-from rareshot.checkpoint import save_learner, state_hash, write_run
+from rareshot.checkpoint import save_learner, state_hash
 from rareshot.cli import main
 from rareshot.data.collection import LabelledImages
 from rareshot.data.decode import decode
@@ -31,6 +31,7 @@ from rareshot.predict import (
     load_classifier,
     write_answers,
 )
+from rareshot.run_record import write_run
 from rareshot.support_set import as_float, read_support
 from rareshot.trust import Reference, prediction_sets, suspects, with_prevalence, with_temperature
 from rareshot.trust_file import Trust, save_trust

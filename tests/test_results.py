@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from tiny_table import SMALL, lesions
 
-from rareshot.checkpoint import Run
 from rareshot.evaluation import METRICS, Plan, Query, RunResult, plan
 from rareshot.locks import hold
 from rareshot.results import header_of, judge, summary_of
+from rareshot.run_record import Run
 from rareshot.types import Learner
 
 NAME = "paper-2way-2shot"

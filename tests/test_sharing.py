@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from test_checkpoint_refused import HOSTILE
 from tiny import METHOD, RUN
 
-from rareshot.checkpoint import load_learner, save_learner, state_hash, write_run
+from rareshot.checkpoint import load_learner, save_learner, state_hash
 from rareshot.cli import main
 from rareshot.data.synthetic import separable
 from rareshot.evaluation import plan
@@ -25,6 +25,7 @@ from rareshot.methods.pretrained import Pretrained
 from rareshot.model_card import model_card
 from rareshot.predict import find_learner
 from rareshot.results import header_of, judge, name_of
+from rareshot.run_record import write_run
 from rareshot.sharing import pull, push
 from rareshot.types import Support
 

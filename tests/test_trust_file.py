@@ -17,7 +17,7 @@ from tiny import RUN
 from torch import Tensor
 
 from rareshot.bundle import load_bundle
-from rareshot.checkpoint import load_state, save_learner, save_state, state_hash, write_run
+from rareshot.checkpoint import load_state, save_learner, save_state, state_hash
 from rareshot.cli import main
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load as load_images
@@ -25,6 +25,7 @@ from rareshot.data.synthetic import separable
 from rareshot.episodes import EpisodeSpec
 from rareshot.methods.maml import MAML, EpisodicLearner
 from rareshot.predict import PACKAGED, load
+from rareshot.run_record import write_run
 from rareshot.trust import Reference, temperature_from_tasks, warning_threshold
 from rareshot.trust_file import NAME, Trust, load_trust, save_trust
 from rareshot.validation import held_out

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from rareshot.backbones import Network, NormMode, build
-from rareshot.checkpoint import Run
 from rareshot.gradients import Task
 from rareshot.graphs import Recording
 from rareshot.losses import DifficultyAware
 from rareshot.methods.maml import MAML
+from rareshot.run_record import Run
 
 METHOD = MAML(width=8, meta_loss=DifficultyAware(eta=3, form="paper"))
 RUN = Run(

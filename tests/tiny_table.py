@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from rareshot import cells
-from rareshot.checkpoint import Run
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
 from rareshot.experiments import Row, Table
 from rareshot.losses import DifficultyAware
 from rareshot.methods.maml import MAML
 from rareshot.methods.supervised import Supervised
+from rareshot.run_record import Run
 from rareshot.runs import fit_held
 from rareshot.scales import Scale
 from rareshot.setting import Setting

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from rareshot.backbones import BACKBONES
 from rareshot.backbones.timm_backbone import is_timm_name
-from rareshot.checkpoint import Run, load_state, run_of, save_state, state_hash, versions
+from rareshot.checkpoint import load_state, save_state, state_hash
 from rareshot.methods.pretrained import Pretrained
+from rareshot.run_record import Run, run_of, versions
 from rareshot.support_set import SupportSet
 from rareshot.trust_file import Trust, trust_of
 from rareshot.types import Classifier, Learner, Method, State

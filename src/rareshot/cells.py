@@ -16,20 +16,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rareshot.checkpoint import (
-    Run,
-    last_training_state,
-    load_state,
-    read_run,
-    warmup_state,
-    write_atomically,
-    write_run,
-)
+from rareshot.atomic import write_atomically
+from rareshot.checkpoint import last_training_state, load_state, warmup_state
 from rareshot.evaluated import Evaluation, SummaryError, read_evaluation
 from rareshot.evaluation import Protocol
 from rareshot.experiments import Cell, Row
 from rareshot.locks import HeldElsewhereError, alone
 from rareshot.results import judge
+from rareshot.run_record import Run, read_run, write_run
 from rareshot.runs import fit_held, held_elsewhere, share_a_warmup
 from rareshot.scales import at_scale
 from rareshot.setting import Setting, refuse_other_run

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rareshot.checkpoint import state_hash, write_atomically
+from rareshot.atomic import write_atomically
+from rareshot.checkpoint import state_hash
 from rareshot.data.augment import affine
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import RUNS, Plan, plan

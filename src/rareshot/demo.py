@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rareshot import figures
-from rareshot.checkpoint import versions, write_atomically
+from rareshot.atomic import write_atomically
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import synthetic
 from rareshot.evaluation import Plan, Protocol, Query, RunResult, by_pair, evaluate, plan, query_scores
@@ -19,6 +19,7 @@ from rareshot.lesion_bootstrap import bootstrap_over_groups
 from rareshot.losses import DifficultyAware
 from rareshot.methods.maml import MAML
 from rareshot.report import Figure, Section, Table, page
+from rareshot.run_record import versions
 from rareshot.statistics import Interval, Paired, interval, paired
 from rareshot.types import Learner, Progress
 

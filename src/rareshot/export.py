@@ -20,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rareshot.checkpoint import state_hash, versions, write_atomically
+from rareshot.atomic import write_atomically
+from rareshot.checkpoint import state_hash
 from rareshot.export_network import deployed, kind_of
 from rareshot.predict import Predictor
+from rareshot.run_record import versions
 from rareshot.support_set import as_float
 
 Array = npt.NDArray[Any]

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rareshot.checkpoint import Run, load_learner, read_run, state_hash
+from rareshot.checkpoint import load_learner, state_hash
 from rareshot.data.cards import CARDS
 from rareshot.data.files import read_file
 from rareshot.methods import LABELS
 from rareshot.methods.pretrained import Pretrained
+from rareshot.run_record import Run, read_run
 from rareshot.statistics import Interval
 from rareshot.tables_text import as_markdown
 from rareshot.trust_file import Trust, load_trust

@@ -20,13 +20,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from rareshot.atomic import write_atomically
 from rareshot.bundle import Bundle, load_bundle, refuse_transductive
-from rareshot.checkpoint import Run, load_learner, read_run, versions, write_atomically
+from rareshot.checkpoint import load_learner
 from rareshot.data.decode import decode
 from rareshot.data.files import BadFileError, Observe, ignore, shown
 from rareshot.data.folders import is_image
 from rareshot.methods import METHODS
 from rareshot.methods.pretrained import SIZE
+from rareshot.run_record import Run, read_run, versions
 from rareshot.support_set import COLUMNS, SupportSet, as_float, read_support
 from rareshot.trust import (
     Suspects,

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from rareshot.checkpoint import Run, versions, write_atomically
+from rareshot.atomic import write_atomically
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import (
     METRICS,
@@ -34,6 +34,7 @@ from rareshot.evaluation import (
 from rareshot.lesion_bootstrap import TooFewLesionsError, bootstrap_apart_over_groups, bootstrap_over_groups
 from rareshot.locks import HeldElsewhereError, hold
 from rareshot.raw_lines import finite, whole_lines
+from rareshot.run_record import Run, versions
 from rareshot.types import Learner
 
 ObserveEpisode = Callable[[int, float], None]

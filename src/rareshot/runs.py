@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rareshot.checkpoint import Run, save_learner, save_training_state, save_warmup_state, write_atomically, write_run
+from rareshot.atomic import write_atomically
+from rareshot.checkpoint import save_learner, save_training_state, save_warmup_state
 from rareshot.data.collection import LabelledImages
 from rareshot.locks import HeldElsewhereError, alone
 from rareshot.methods.maml import MAML
+from rareshot.run_record import Run, write_run
 from rareshot.types import Learner, Method, Observe, Progress, TrainingState
 
 CHECKPOINT_EVERY = 20

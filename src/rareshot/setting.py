@@ -8,12 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from rareshot.checkpoint import Run, versions
 from rareshot.data.cards import CARDS
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import Plan, Protocol, plan
 from rareshot.experiments import Cell, Row, Table
 from rareshot.results import header_of, name_of
+from rareshot.run_record import Run, versions
 from rareshot.scales import SCALES, at_scale
 from rareshot.types import Learner
 

@@ -17,9 +17,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from rareshot.bundle import refuse_larger, run_of_others
-from rareshot.checkpoint import LIMIT, Run, load_learner, load_state
+from rareshot.checkpoint import LIMIT, load_learner, load_state
 from rareshot.data.files import read_file
 from rareshot.model_card import CARD, MAX_BYTES, SUMMARY, model_card
+from rareshot.run_record import Run
 from rareshot.trust_file import NAME as TRUST
 
 RUN, LEARNER = "run.json", "learner.safetensors"

@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rareshot.checkpoint import load_state, save_state, state_hash, versions
+from rareshot.checkpoint import load_state, save_state, state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import EpisodeSpec
+from rareshot.run_record import versions
 from rareshot.trust import Reference, temperature_from_tasks, warning_threshold
 from rareshot.trust.calibration import HIGHEST, LOWEST
 from rareshot.types import Learner

@@ -9,11 +9,12 @@ from rareshot import config
 from rareshot.answer_page.cards import Card
 from rareshot.answer_page.words import listed, named, number, share
 from rareshot.bundle import Bundle
-from rareshot.checkpoint import Run, state_hash, versions
+from rareshot.checkpoint import state_hash
 from rareshot.data.cards import CARDS
 from rareshot.methods.pretrained import SHA256, Pretrained
 from rareshot.pictures import picture
 from rareshot.predict import Predictor
+from rareshot.run_record import Run, versions
 from rareshot.sensitivity import Views
 from rareshot.trust import smallest_error
 

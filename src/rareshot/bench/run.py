@@ -31,9 +31,9 @@ from rareshot.bench.designs import (
 from rareshot.bench.device import on_device
 from rareshot.bench.lanes import Array, FailedError, Lanes, memory_growth
 from rareshot.bench.problem import Problem
-from rareshot.checkpoint import versions
 from rareshot.data.synthetic import separable
 from rareshot.methods.maml import MAML
+from rareshot.run_record import versions
 
 Record = dict[str, Any]
 Observe = Callable[[str, int, int], None]

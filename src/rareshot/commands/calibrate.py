@@ -9,9 +9,10 @@ import numpy as np
 import tyro
 
 from rareshot.bundle import refuse_transductive
-from rareshot.checkpoint import load_learner, read_run
+from rareshot.checkpoint import load_learner
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, progress
+from rareshot.run_record import read_run
 from rareshot.trust_file import Trust, save_trust
 from rareshot.validation import held_out
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
-from rareshot.checkpoint import Run, load_learner, read_run
+from rareshot.checkpoint import load_learner
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, progress, stoppable
 from rareshot.data.collection import LabelledImages
@@ -16,6 +16,7 @@ from rareshot.data.files import shown
 from rareshot.evaluation import METRICS, Protocol, RunResult, by_pair, overall, plan
 from rareshot.methods import LABELS
 from rareshot.results import header_of, judge, name_of
+from rareshot.run_record import Run, read_run
 from rareshot.statistics import Interval
 from rareshot.types import Method
 

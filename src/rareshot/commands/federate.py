@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from rareshot import __version__, config
-from rareshot.checkpoint import Run, versions, write_atomically
+from rareshot.atomic import write_atomically
 from rareshot.commands.fit import method_name, scale_of
 from rareshot.commands.options import Machine, load_images, parse, size_of
 from rareshot.commands.terminal import CONSOLE, STATUS, progress, stoppable
@@ -21,6 +21,7 @@ from rareshot.federated import Episodic, refuse_other_than_episodic
 from rareshot.federated.server import run_rounds
 from rareshot.federated.simulation import Simulated, split_by
 from rareshot.methods import LABELS, METHODS
+from rareshot.run_record import Run, versions
 from rareshot.scales import SCALES, at_scale
 from rareshot.types import Method, Progress
 

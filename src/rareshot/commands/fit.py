@@ -9,11 +9,12 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from rareshot.checkpoint import Run, last_training_state, read_run, versions, warmup_state
+from rareshot.checkpoint import last_training_state, warmup_state
 from rareshot.commands.events import tensorboard_writer
 from rareshot.commands.options import Machine, load_images, parse, size_of
 from rareshot.commands.terminal import CONSOLE, STATUS, Stop, progress, stoppable
 from rareshot.methods import LABELS, METHODS
+from rareshot.run_record import Run, read_run, versions
 from rareshot.runs import fit_run, share_a_warmup
 from rareshot.scales import SCALES, at_scale
 from rareshot.types import Method, Observe, Progress, TrainingState

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
-from rareshot.checkpoint import LARGEST
 from rareshot.commands.terminal import data_progress
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.machine import settle, use_device
+from rareshot.run_record import LARGEST
 from rareshot.scales import SCALES
 
 T = TypeVar("T")

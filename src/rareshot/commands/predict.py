@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from rareshot.checkpoint import write_atomically
+from rareshot.atomic import write_atomically
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
 from rareshot.data.files import shown

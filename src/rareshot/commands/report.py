@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from rareshot.checkpoint import write_atomically
+from rareshot.atomic import write_atomically
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE
 from rareshot.reporting import TITLE, report

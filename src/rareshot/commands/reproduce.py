@@ -11,8 +11,9 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as Shown
 
+from rareshot.atomic import write_atomically
 from rareshot.cells import Step, Todo, fill, found, learner_of, survey
-from rareshot.checkpoint import last_training_state, write_atomically
+from rareshot.checkpoint import last_training_state
 from rareshot.commands.fit import note_of
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, stoppable

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rareshot.atomic import write_atomically
 from rareshot.data.sources import SOURCES, RemoteFile, Source
 from rareshot.data.transfer import Changed, Interrupted, Refused, request
 from rareshot.data.unpack import UnpackError, unpack
@@ -225,6 +226,4 @@ def _read_lock(out: Path) -> dict[str, dict[str, str]]:
 
 
 def _write_lock(out: Path, lock: dict[str, dict[str, str]]) -> None:
-    temporary = out / f"{LOCK}.tmp"
-    temporary.write_text(json.dumps(lock, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, out / LOCK)
+    write_atomically(out / LOCK, (json.dumps(lock, indent=2, sort_keys=True) + "\n").encode())

@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rareshot.data.files import read_file
 
@@ -53,17 +50,3 @@ def digest(*values: Any) -> str:
 def as_json(value: Any) -> bytes:
     """The one way of writing a value: equal values, equal bytes."""
     return json.dumps(value, sort_keys=True).encode()
-
-
-@contextmanager
-def replacing(file: Path) -> Iterator[IO[bytes]]:
-    """A file that is there whole or not at all, whatever happens while it is written."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import PIL
 from PIL import Image
 
+from rareshot.atomic import replacing
 from rareshot.data.cards import DataCard
 from rareshot.data.collection import LabelledImages, number_groups
 from rareshot.data.decode import decode, square
@@ -36,7 +37,6 @@ from rareshot.data.manifest import (
     digest,
     facts,
     read_manifest,
-    replacing,
 )
 from rareshot.data.parallel import each
 from rareshot.data.places import CHUNKS, beside, in_cache, is_writable, make_folder

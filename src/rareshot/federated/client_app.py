@@ -16,7 +16,6 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from rareshot import config
-from rareshot.checkpoint import LARGEST
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.federated import Episodic, refuse_other_than_episodic
@@ -24,6 +23,7 @@ from rareshot.federated.client import enough, introduce, train_round
 from rareshot.federated.records import CONFIG, STATE, arrays_of, state_of
 from rareshot.machine import settle, use_device
 from rareshot.methods import KINDS
+from rareshot.run_record import LARGEST
 
 app = ClientApp()
 

@@ -11,17 +11,11 @@ from typing import Any, Protocol
 
 import torch
 
-from rareshot.checkpoint import (
-    Run,
-    last_training_state,
-    read_run,
-    save_learner,
-    save_training_state,
-    write_run,
-)
+from rareshot.checkpoint import last_training_state, save_learner, save_training_state
 from rareshot.federated import refuse_other_than_episodic
 from rareshot.federated.client import Introduction, Update, learning_rates
 from rareshot.locks import alone
+from rareshot.run_record import Run, read_run, write_run
 from rareshot.runs import held_elsewhere, trim_log
 from rareshot.states import refuse_other_state
 from rareshot.types import Learner, State, TrainingState

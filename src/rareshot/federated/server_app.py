@@ -15,12 +15,12 @@ from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from rareshot import config
-from rareshot.checkpoint import Run, versions
 from rareshot.federated import refuse_other_than_episodic
 from rareshot.federated.client import Introduction, Update, client_seed, is_a_name
 from rareshot.federated.records import CONFIG, STATE, arrays_of, state_of
 from rareshot.federated.server import one_line, run_rounds
 from rareshot.methods import KINDS
+from rareshot.run_record import Run, versions
 from rareshot.types import State
 
 app = ServerApp()
