@@ -14,8 +14,8 @@ from test_checkpoint_refused import HOSTILE
 from tiny import METHOD, RUN
 from torch import Tensor
 
-from rareshot.bundle import Bundle, load_bundle, refuse_larger, save_bundle
-from rareshot.checkpoint import load_state, save_state, state_hash
+from rareshot.bundle import Bundle, load_bundle, save_bundle
+from rareshot.checkpoint import load_state, refuse_larger, save_state, state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.methods import METHODS
 from rareshot.predict import load_classifier

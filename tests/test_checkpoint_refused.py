@@ -105,7 +105,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         ),
         (lambda state: {k: v for k, v in state.items() if k != "pixels.mean"}, r"\['pixels.mean'\] are not in both"),
         (lambda state: {k: v.half() for k, v in state.items()}, "torch.float16, not .* torch.float32"),
-        (lambda state: {}, "state does not fit this method"),
+        (lambda state: {}, "the weights do not fit MAML"),
     ],
 )
 def test_weights_that_do_not_fit_the_method_are_refused(
@@ -228,6 +228,7 @@ def damaged(**changes: Any) -> bytes:
         (damaged(method={"norm": "batch"}), "norm='batch' is not of the right kind, 'transductive' or 'support'"),
         (damaged(method={"head": "cosine"}), "head='cosine' is not of the right kind, 'full' or 'shared'"),
         (damaged(method={"backbone": "conv5"}), "no backbone 'conv5'"),
+        (damaged(method={"width": 10**6}), r"learner\.safetensors: the weights do not fit MAML at 16 pixels"),
         (damaged(size=8), "its smallest size is 16; got 8"),
     ],
 )

@@ -21,14 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rareshot.backbones import BACKBONES
-from rareshot.backbones.timm_backbone import is_timm_name
-from rareshot.checkpoint import load_state, save_state, state_hash
-from rareshot.methods.pretrained import Pretrained
+from rareshot.checkpoint import load_state, refuse_larger, save_state, state_hash
 from rareshot.run_record import Run, run_of, versions
 from rareshot.support_set import SupportSet
 from rareshot.trust_file import Trust, trust_of
-from rareshot.types import Classifier, Learner, Method, State
+from rareshot.types import Classifier, Learner, State
 
 FORMAT = 2
 READ = (1, 2)
@@ -187,34 +184,3 @@ def _texts(name: str, values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{name} is not a list of texts")
     return tuple(values)
-
-
-def refuse_larger(method: Method, size: int, state: State) -> None:
-    """Refuse a state that does not fit before memory is taken: a forged width may ask for more than there is.
-
-    Raises:
-        ValueError: if the method's network is another, or larger.
-    """
-    if isinstance(method, Pretrained):  # its weights are a package's, and its state is empty
-        return
-    backbone = getattr(method, "backbone", "conv4")
-    if backbone in BACKBONES:
-        misfit = f"the weights do not fit {type(method).__name__} at {size} pixels, as its settings say"
-        try:
-            with torch.device("meta"):
-                own = {name: tuple(value.shape) for name, value in method.blank(size).state().items()}
-        except (RuntimeError, TypeError) as error:  # of a shape that no tensor can have
-            raise ValueError(misfit) from error
-        if own != {name: tuple(value.shape) for name, value in state.items()}:
-            raise ValueError(misfit)
-    elif is_timm_name(backbone):
-        import timm
-
-        with torch.device("meta"):
-            network = timm.create_model(backbone, num_classes=0)
-        needed = sum(value.numel() for value in network.parameters())
-        if getattr(method, "head", "shared") == "full":
-            needed += network.num_features * method.way  # type: ignore[attr-defined]
-        given = sum(value.numel() for value in state.values())
-        if needed > 2 * given:  # 2: timm leaves out parts of some networks
-            raise ValueError(f"backbone {backbone!r} has {needed} weights; the file gives {given}")

@@ -20,7 +20,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from rareshot.atomic import write_atomically
+from rareshot.backbones import BACKBONES
+from rareshot.backbones.timm_backbone import is_timm_name
+from rareshot.methods.pretrained import Pretrained
 from rareshot.run_record import read_run
+from rareshot.states import misfit
 from rareshot.types import Learner, Method, State, TrainingState
 
 KEPT = 2
@@ -107,7 +111,6 @@ def load_learner(folder: Path, method: Method | None = None) -> Learner:
         ValueError: if a file is damaged or does not fit the method.
     """
     run = read_run(folder)
-    blank = (method or run.method).blank(run.size)
     file = folder / "learner.safetensors"
     if not file.is_file():
         again = (
@@ -116,11 +119,46 @@ def load_learner(folder: Path, method: Method | None = None) -> Learner:
             else f"`rareshot fit {run.name} --out {folder} --resume`"
         )
         raise FileNotFoundError(f"{folder} holds no learner yet; go on with {again}")
+    method = method or run.method
     try:
-        return blank.with_state(load_state(file)[0])
+        state = load_state(file)[0]
+        refuse_larger(method, run.size, state)
+        return method.blank(run.size).with_state(state)
     except ValueError as error:
         told = str(error) if str(error).startswith(str(file)) else f"{file}: {error}"
         raise ValueError(f"{told}; copy {folder} anew from where it came, or fit the run again") from error
+
+
+def refuse_larger(method: Method, size: int, state: State) -> None:
+    """Refuse a state that does not fit before memory is taken: a forged width may ask for more than there is.
+
+    Raises:
+        ValueError: if the method's network is another, or larger.
+    """
+    if isinstance(method, Pretrained):  # its weights are a package's, and its state is empty
+        return
+    backbone = getattr(method, "backbone", "conv4")
+    if backbone in BACKBONES:
+        refusal = f"the weights do not fit {type(method).__name__} at {size} pixels, as its settings say"
+        try:
+            with torch.device("meta"):
+                own = method.blank(size).state()
+        except (RuntimeError, TypeError) as error:  # of a shape that no tensor can have
+            raise ValueError(refusal) from error
+        told = misfit(own, state)
+        if told:
+            raise ValueError(f"{refusal}: {told}")
+    elif is_timm_name(backbone):
+        import timm
+
+        with torch.device("meta"):
+            network = timm.create_model(backbone, num_classes=0)
+        needed = sum(value.numel() for value in network.parameters())
+        if getattr(method, "head", "shared") == "full":
+            needed += network.num_features * method.way  # type: ignore[attr-defined]
+        given = sum(value.numel() for value in state.values())
+        if needed > 2 * given:  # 2: timm leaves out parts of some networks
+            raise ValueError(f"backbone {backbone!r} has {needed} weights; the file gives {given}")
 
 
 def save_state(file: Path, tensors: State, metadata: Mapping[str, str]) -> Path:

@@ -16,8 +16,8 @@ from typing import cast
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from rareshot.bundle import refuse_larger, run_of_others
-from rareshot.checkpoint import LIMIT, load_learner, load_state
+from rareshot.bundle import run_of_others
+from rareshot.checkpoint import LIMIT, load_learner
 from rareshot.data.files import read_file
 from rareshot.model_card import CARD, MAX_BYTES, SUMMARY, model_card
 from rareshot.run_record import Run
@@ -103,7 +103,6 @@ def check(folder: Path) -> Run:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{RUN} is not sound: {error}") from error
     try:
-        refuse_larger(run.method, run.size, load_state(folder / LEARNER)[0])
         load_learner(folder)
     except (ValueError, RuntimeError) as error:  # Runtime: timm's, of a network that cannot be built so
         raise ValueError(f"{LEARNER}: {error}") from error

@@ -17,16 +17,22 @@ def refuse_other_state(own: State, state: State) -> None:
     Raises:
         ValueError: if a weight is missing, superfluous, not finite, or has another shape.
     """
-    if own.keys() != state.keys():
-        raise ValueError(f"state does not fit this method: {sorted(own.keys() ^ state.keys())} are not in both")
+    told = misfit(own, state)
+    if told:
+        raise ValueError(f"state does not fit this method: {told}")
     for name, value in state.items():
-        if value.shape != own[name].shape or value.dtype != own[name].dtype:
-            raise ValueError(
-                f"state does not fit this method: {name} is {tuple(value.shape)} {value.dtype}, "
-                f"not {tuple(own[name].shape)} {own[name].dtype}"
-            )
         if not value.isfinite().all():
             raise ValueError(f"state holds numbers that are not finite, in {name}")
+
+
+def misfit(own: State, state: State) -> str:
+    """The first weight of another name, shape or kind than one's own, which may be on the device meta; "" where all fit."""
+    if own.keys() != state.keys():
+        return f"{sorted(own.keys() ^ state.keys())} are not in both"
+    for name, value in state.items():
+        if value.shape != own[name].shape or value.dtype != own[name].dtype:
+            return f"{name} is {tuple(value.shape)} {value.dtype}, not {tuple(own[name].shape)} {own[name].dtype}"
+    return ""
 
 
 def carrying(net: N, state: State) -> N:
