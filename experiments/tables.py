@@ -25,6 +25,7 @@ from rareshot.gathered import Record, gather
 from rareshot.reporting.lines import NOT_RUN, WAY, Part, parts_of
 from rareshot.run_record import read_run
 from rareshot.statistics import Interval, interval, paired
+from rareshot.tables_text import markdown_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("README.md", "docs/results.md", "docs/federated.md")
@@ -169,9 +170,7 @@ def filled(text: str, lines: Lines) -> str:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table without a caption: its words stand around it."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
-    lines.insert(1, "|---" * len(header) + "|")
-    return "\n".join(lines) + "\n"
+    return markdown_rows(header, rows, escape=False) + "\n"
 
 
 def table(part: Part, key: str, *, begun: bool = False) -> str:

@@ -7,7 +7,7 @@ called so. Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rareshot.methods import LABELS
 from rareshot.methods.pretrained import Pretrained
 from rareshot.run_record import Run, read_run
 from rareshot.statistics import Interval
-from rareshot.tables_text import as_markdown
+from rareshot.tables_text import as_markdown, markdown_rows
 from rareshot.trust_file import Trust, load_trust
 from rareshot.types import Learner
 
@@ -63,7 +63,7 @@ def model_card(folder: Path) -> str:
         _front_matter(run, licence),
         f"# {as_markdown(facts['method'])}, a few-shot learner of rareshot",
         "Adapt it to a few images of two or more diseases that it has not seen. **For research use. Not a medical device.**",
-        _table(("", ""), list(facts.items())),
+        markdown_rows(("", ""), list(facts.items())),
         "## Use\n\n    rareshot pull SOURCE --out learner\n"
         "    rareshot adapt learner --support photographs/ --out classifier.safetensors",
         f"## Measured\n\n{_measured(folder)}",
@@ -71,7 +71,7 @@ def model_card(folder: Path) -> str:
         f"## Limits\n\n{_limits(run, learner)}",
         f"## Contamination\n\n{_contamination(run)}",
         f"## Licence\n\n{_licence(licence, data.citation if data else '')}",
-        f"## Settings\n\n{_table(('setting', 'value'), _settings(run))}",
+        f"## Settings\n\n{markdown_rows(('setting', 'value'), _settings(run))}",
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -113,9 +113,7 @@ def _measured(folder: Path) -> str:
     if not rows:
         return "Not measured: no evaluation lies beside this learner."
     header = ("protocol", "way", "k", "judged on", "AUC in %", "95 % interval", "the interval is")
-    return (
-        f"{_table(header, rows)}\n\nIntervals say over what they are; none of one run speaks of other training seeds."
-    )
+    return f"{markdown_rows(header, rows)}\n\nIntervals say over what they are; none of one run speaks of other training seeds."
 
 
 def _calibrated(trust: Trust | None) -> str:
@@ -126,7 +124,7 @@ def _calibrated(trust: Trust | None) -> str:
         for k, value in sorted(trust.temperatures.items())
     ]
     told = f"From held-out lesions of the common classes, {trust.way}-way, {trust.episodes} tasks for each temperature."
-    return f"{told}\n\n{_table(('k', 'temperature', 'suspects below log odds'), rows)}"
+    return f"{told}\n\n{markdown_rows(('k', 'temperature', 'suspects below log odds'), rows)}"
 
 
 def _limits(run: Run, learner: Learner) -> str:
@@ -164,12 +162,6 @@ def _licence(licence: str, citation: str) -> str:
 def _settings(run: Run) -> list[tuple[str, str]]:
     method: Mapping[str, Any] = run.to_json()["method"]
     return [(name, json.dumps(value)) for name, value in method.items()]
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [header, *rows]
-    drawn = ["| " + " | ".join(map(as_markdown, line)) + " |" for line in lines]
-    return "\n".join([drawn[0], "|---" * len(header) + "|", *drawn[1:]])
 
 
 def _bounds(auc: Interval) -> str:

@@ -34,11 +34,19 @@ def markdown(title: str, tables: Sequence[Table]) -> str:
     """All tables under one heading, each below its caption."""
     blocks = [f"# {as_markdown(title)}"]
     for table in tables:
-        lines = [table.header, *table.rows]
-        drawn = ["| " + " | ".join(map(as_markdown, line)) + " |" for line in lines]
-        drawn.insert(1, "|---" * len(table.header) + "|")
-        blocks += [f"**{as_markdown(table.caption)}**", "\n".join(drawn)]
+        blocks += [f"**{as_markdown(table.caption)}**", markdown_rows(table.header, table.rows)]
     return "\n\n".join(blocks) + "\n"
+
+
+def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]], *, escape: bool = True) -> str:
+    """A table without its caption.
+
+    Args:
+        escape: show the cells as they are; False: they are Markdown.
+    """
+    lines = [[as_markdown(cell) if escape else cell for cell in line] for line in (header, *rows)]
+    drawn = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([drawn[0], "|---" * len(header) + "|", *drawn[1:]])
 
 
 def latex(title: str, tables: Sequence[Table]) -> str:

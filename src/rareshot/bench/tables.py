@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rareshot.report import Table
+from rareshot.tables_text import markdown_rows
 
 Record = dict[str, Any]
 ORDERS = {True: "second order", False: "first order"}
@@ -41,8 +42,7 @@ def describe(setting: Record) -> str:
 
 def markdown(table: Table) -> str:
     """A table for a Markdown page, under its caption."""
-    lines = [table.header, tuple("---" for _ in table.header), *table.rows]
-    return f"**{table.caption}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return f"**{table.caption}**\n\n{markdown_rows(table.header, table.rows, escape=False)}\n"
 
 
 def _steps(records: Sequence[Record], order: bool) -> Table:
