@@ -15,6 +15,7 @@ from made_sets import make_images
 from rareshot import cli, validation
 from rareshot.checkpoint import last_training_state, load_learner, state_hash
 from rareshot.data.collection import LabelledImages
+from rareshot.data.store import load
 from rareshot.data.synthetic import separable
 from rareshot.federated import Episodic, refuse_other_than_episodic
 from rareshot.federated.client import Introduction, Update, enough, introduce, learning_rates, train_round
@@ -37,6 +38,7 @@ from rareshot.model_card import model_card
 from rareshot.pixels import Pixels
 from rareshot.run_record import Run, read_run, write_run
 from rareshot.training import TrainingDivergedError
+from rareshot.trust_file import Trust, load_trust
 from rareshot.types import Progress, State
 
 SMALL: dict[str, Any] = {
@@ -410,6 +412,48 @@ def test_the_command_leaves_a_run_that_evaluate_takes(
     assert cli.main(begin) == 0  # there is nothing left to do
     assert cli.main([*begin[:-1], "cpu", "--seed", "1"]) == 2
     assert "holds a training with another seed; choose another --out" in capsys.readouterr().err
+
+
+FEW = ["--shots", "1", "--episodes", "2", "--threads", "1"]
+
+
+def test_a_hospital_calibrates_the_shared_learner_on_its_own_lesions(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by Flower: each has a folder of its own."""
+    other = make_images(tmp_path / "other", [name for name in ("nv", "mel") for _ in range(20)])
+    north, south = load(hospitals, 28, rare=("df",)).common(), load(other, 28).common()
+    out = tmp_path / "shared"
+    shared(out, DAML, {"north": north, "south": south})
+    learner = load_learner(out)
+    assert cli.main(["calibrate", str(out), "--data", str(hospitals), "--rare", "df", *FEW]) == 0
+    assert "measured on the lesions that north held out" in capsys.readouterr().out
+    found = load_trust(out, learner)
+    assert found is not None
+    assert found.hospital == "north"
+    train, held = validation.held_out(north, DAML.held_out)
+    assert held is not None
+    expected = Trust.of(learner, train, held, shots=(1,), episodes=2, hospital="north")
+    assert found.to_json() == expected.to_json()
+    assert torch.equal(found.reference.precision, expected.reference.precision)
+    assert "held-out lesions of the common classes of north alone" in model_card(out)
+    assert cli.main(["calibrate", str(out), "--data", str(hospitals), "--rare", "mel", *FEW]) == 2
+    assert "was trained by north, south together, and the common classes of" in capsys.readouterr().err
+
+
+def test_whose_lesions_calibrate_a_simulated_run_is_said(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shared"
+    data = ["--data", str(hospitals), "--rare", "df"]
+    assert cli.main(["federate", "simulate", "daml", *data, "--out", str(out), "--by", "site", *SETTINGS]) == 0
+    assert cli.main(["calibrate", str(out), *data, *FEW]) == 2
+    assert "say whose held-out lesions to ask with --client, one of site0, site1, site2" in capsys.readouterr().err
+    assert cli.main(["calibrate", str(out), *data, "--client", "site1", *FEW]) == 0
+    assert "measured on the lesions that site1 held out" in capsys.readouterr().out
+    found = load_trust(out, load_learner(out))
+    assert found is not None
+    assert found.hospital == "site1"
 
 
 @pytest.mark.parametrize(

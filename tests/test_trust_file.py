@@ -252,6 +252,7 @@ def told_with(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (told_with(temperatures={"²": 1.0}), "temperatures has 1.0 at k = '²'"),
         (told_with(thresholds={"2": -math.inf}), "thresholds has -inf at k = '2'"),
         (told_with(thresholds={"2": True}), "thresholds has True at k = '2'"),
+        (told_with(hospital="a\nb"), r"hospital='a\\nb' is no name of up to 100 printable characters"),
         (told_with(versions=5), "its calibration is of the wrong kind"),
         (lambda told: {key: value for key, value in told.items() if key != "way"}, "its calibration lacks 'way'"),
     ],

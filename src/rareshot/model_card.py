@@ -123,7 +123,8 @@ def _calibrated(trust: Trust | None) -> str:
         (str(k), f"{value:.2f}", f"{trust.thresholds[k]:.2f}" if k in trust.thresholds else "none")
         for k, value in sorted(trust.temperatures.items())
     ]
-    told = f"From held-out lesions of the common classes, {trust.way}-way, {trust.episodes} tasks for each temperature."
+    of = f" of {as_markdown(trust.hospital)} alone" if trust.hospital else ""
+    told = f"From held-out lesions of the common classes{of}, {trust.way}-way, {trust.episodes} tasks for each temperature."
     return f"{told}\n\n{markdown_rows(('k', 'temperature', 'suspects below log odds'), rows)}"
 
 

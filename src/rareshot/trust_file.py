@@ -60,6 +60,8 @@ class Trust:
     """Tasks for each temperature."""
     others: str = ""
     """Name of the images of another kind whose like the reference finds; empty where it was made with none."""
+    hospital: str = ""
+    """Whose lesions it was measured on, where several trained the learner together; else empty."""
     versions: Mapping[str, str] = field(default_factory=versions)
 
     @classmethod
@@ -74,12 +76,14 @@ class Trust:
         episodes: int = 60,
         others: Float[Tensor, "n 3 h w"] | None = None,
         others_name: str = "",
+        hospital: str = "",
         observe: Observe = ignore,
     ) -> "Trust":
         """Measure it; `train` and `held` come from `validation.held_out`.
 
         Args:
             others: images that the learner is not for, as phone photographs for a dermoscopy learner; and their name.
+            hospital: whose lesions `train` and `held` are, where several trained the learner together.
 
         Raises:
             ValueError: if a class of `held` has too few lesions, episodes are too few, or the learner is not inductive.
@@ -111,7 +115,9 @@ class Trust:
             spec = EpisodeSpec(way, shot, min(QUERY, smallest - shot))
             temperatures[shot] = temperature_from_tasks(learner, held, spec, episodes=episodes, seed=1)
         next_is("done", 0)
-        return cls(state_hash(learner.state()), way, temperatures, thresholds, reference, episodes, others_name)
+        return cls(
+            state_hash(learner.state()), way, temperatures, thresholds, reference, episodes, others_name, hospital
+        )
 
     def temperature(self, shot: int) -> float:
         """Of the nearest k that was measured; of two as near, the smaller."""
@@ -134,6 +140,7 @@ class Trust:
             "thresholds": {str(k): value for k, value in self.thresholds.items()},
             "episodes": self.episodes,
             "others": self.others,
+            **({"hospital": self.hospital} if self.hospital else {}),
             "versions": dict(self.versions),
         }
 
@@ -169,6 +176,7 @@ def trust_of(told: Any, tensors: Mapping[str, Tensor], learner: str) -> Trust:
             thresholds={} if old else _by_shot("thresholds", told["thresholds"], -1e4, 1e4, least=0),
             reference=_reference_of(tensors),
             others="" if old else str(told["others"]),
+            hospital=_hospital(told.get("hospital", "")),
             versions=dict(told["versions"]),
             **counts,
         )
@@ -229,6 +237,12 @@ def _reference_of(tensors: Mapping[str, Tensor]) -> Reference:
     if (reference.quantiles.diff() < 0).any():
         raise ValueError("its reference has quantiles that fall")
     return reference
+
+
+def _hospital(name: Any) -> str:
+    if not (isinstance(name, str) and len(name) <= 100 and name.isprintable()):
+        raise ValueError(f"hospital={name!r} is no name of up to 100 printable characters")
+    return name
 
 
 def _by_shot(name: str, values: Any, low: float, high: float, *, least: int) -> dict[int, float]:

@@ -189,7 +189,8 @@ def _weights(bundle: Bundle) -> str:
 def _calibration(bundle: Bundle) -> str:
     if bundle.trust is None:
         return "none: probabilities are as the learner gives them"
-    return f"temperature {bundle.temperature:.2f}, measured on lesions of common classes for k near {bundle.shot}"
+    of = f" of {bundle.trust.hospital} alone" if bundle.trust.hospital else ""
+    return f"temperature {bundle.temperature:.2f}, measured on lesions of common classes{of} for k near {bundle.shot}"
 
 
 def _settings(values: dict[str, Any]) -> str:

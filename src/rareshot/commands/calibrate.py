@@ -12,7 +12,11 @@ from rareshot.bundle import refuse_transductive
 from rareshot.checkpoint import load_learner
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, progress
-from rareshot.run_record import read_run
+from rareshot.data.collection import LabelledImages
+from rareshot.federated import refuse_other_than_episodic
+from rareshot.federated.client import enough
+from rareshot.federated.simulation import split_by
+from rareshot.run_record import Run, read_run
 from rareshot.trust_file import Trust, save_trust
 from rareshot.validation import held_out
 
@@ -34,9 +38,11 @@ class Calibrate:
     run: tyro.conf.Positional[Path]
     """A run's folder."""
     data: Path
-    """The data set that it was fitted on."""
+    """The data set that it was fitted on; of a learner that hospitals share, the images of the one that asks."""
     rare: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A class that was kept unseen, as for `fit`; say it once for each. None: as the data set's card says."""
+    client: str = ""
+    """Of a run of `rareshot federate simulate`: whose lesions to ask, as one hospital would that took part."""
     shots: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Support images a class to measure for; another k is served by the nearest."""
     episodes: int = 60
@@ -55,18 +61,10 @@ def calibrate(args: Sequence[str]) -> None:
         raise ValueError(f"--episodes {options.episodes}: at least 1 is needed")
     run, learner = read_run(options.run), load_learner(options.run)
     refuse_transductive(str(options.run), learner)
-    known = run.data.get("common")
-    if not known:
-        raise ValueError(
-            f"{options.run} does not say which classes it was fitted on, so which lesions it knows is not known"
-        )
-    common = load_images(options.data, run.size, options.rare).of(known)
-    if common.fingerprint() != run.data.get("fingerprint"):
-        raise ValueError(
-            f"{options.run} was fitted on {run.data.get('name')} with fingerprint {run.data.get('fingerprint')}; the same "
-            f"classes of {options.data} have {common.fingerprint()}: give the data that it was fitted on, as only there is it "
-            f"known which lesions were held out"
-        )
+    if run.data.get("clients"):
+        hospital, common = _of_hospital(options, run)
+    else:
+        hospital, common = "", _fitted_on(options, run)
     # A method that trains on nothing has no share of its own.
     train, held = held_out(common, getattr(run.method, "held_out", 0.2))
     if held is None:
@@ -89,9 +87,12 @@ def calibrate(args: Sequence[str]) -> None:
             episodes=options.episodes,
             others=None if others is None else others.images(np.flatnonzero(others.groups % 2 == 0)),
             others_name="" if others is None else others.card.name,
+            hospital=hospital,
             observe=lambda done, total, what: show(done, total, note=what),
         )
     file = save_trust(options.run, trust)
+    if hospital:
+        CONSOLE.print(f"measured on the lesions that {hospital} held out", markup=False)
     for shot, temperature in trust.temperatures.items():
         limit = f", suspects below log odds {trust.thresholds[shot]:.2f}" if shot in trust.thresholds else ""
         CONSOLE.print(f"k = {shot}: temperature {temperature:.2f}{limit}", markup=False)
@@ -103,3 +104,53 @@ def calibrate(args: Sequence[str]) -> None:
         )
     CONSOLE.print(f"calibration: {file}", markup=False, soft_wrap=True)
     CONSOLE.print(f"next: rareshot adapt {options.run} --support PHOTOGRAPHS --out FILE", markup=False, soft_wrap=True)
+
+
+def _fitted_on(options: Calibrate, run: Run) -> LabelledImages:
+    """The images that the run was fitted on, those held out among them.
+
+    Raises:
+        ValueError: if the data are others.
+    """
+    known = run.data.get("common")
+    if not known:
+        raise ValueError(
+            f"{options.run} does not say which classes it was fitted on, so which lesions it knows is not known"
+        )
+    common = load_images(options.data, run.size, options.rare).of(known)
+    if common.fingerprint() != run.data.get("fingerprint"):
+        raise ValueError(
+            f"{options.run} was fitted on {run.data.get('name')} with fingerprint {run.data.get('fingerprint')}; the same "
+            f"classes of {options.data} have {common.fingerprint()}: give the data that it was fitted on, as only there is it "
+            f"known which lesions were held out"
+        )
+    return common
+
+
+def _of_hospital(options: Calibrate, run: Run) -> tuple[str, LabelledImages]:
+    """Which of the hospitals that trained together these images are of, and those that it took part with.
+
+    Raises:
+        ValueError: if they are of none.
+    """
+    method = refuse_other_than_episodic(run.method, run.name)
+    clients, by = run.data["clients"], run.data.get("by")
+    images = load_images(options.data, run.size, options.rare).common()
+    if by is None:
+        common = enough(method, images)
+    elif options.client in clients:
+        common = split_by(method, images, str(by))[0].get(options.client, images)
+    else:
+        raise ValueError(
+            f"{options.run} was simulated, with clients by {by}: say whose held-out lesions to ask with --client, one of "
+            f"{', '.join(clients)}" + (f"; got {options.client}" if options.client else "")
+        )
+    found = common.fingerprint()
+    for name, facts in clients.items():
+        if facts.get("fingerprint") == found:
+            return name, common
+    raise ValueError(
+        f"{options.run} was trained by {', '.join(clients)} together, and the common classes of {options.data} (fingerprint "
+        f"{found}) are of none of them: give all images that one of them took part with, and its --rare, as only there is it "
+        f"known which lesions were held out"
+    )
