@@ -69,8 +69,14 @@ class FakeHub(HfApi):
             raise self.fails
         self.private = private
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:  # type: ignore[override]
-        shutil.copytree(folder_path, self.folder)
+    def upload_folder(  # type: ignore[override]
+        self, *, repo_id: str, folder_path: Path, commit_message: str, delete_patterns: list[str]
+    ) -> None:
+        if self.folder.exists():
+            for file in self.folder.iterdir():
+                if any(file.match(pattern) for pattern in delete_patterns):
+                    file.unlink()
+        shutil.copytree(folder_path, self.folder, dirs_exist_ok=True)
 
     def model_info(self, repo_id: str, *, files_metadata: bool) -> Any:  # type: ignore[override]
         if self.fails:
@@ -127,9 +133,14 @@ def test_the_card_of_a_transductive_or_pretrained_learner_says_so(run: Path) -> 
     write_run(run, replace(RUN, method=method))
     save_learner(run, method.blank(16))
     assert "transductive" in model_card(run)
-    write_run(run, replace(RUN, method=Pretrained(), name="pretrained", size=224))
+    seen = {"name": "isic2018", "common": ["nv", "mel"]}
+    write_run(run, replace(RUN, method=Pretrained(), name="pretrained", size=224, data=seen))
     save_learner(run, Pretrained().blank(224))
-    assert "trained on ImageNet by others" in model_card(run)
+    card = model_card(run)
+    assert "| trained on | ImageNet, by others; none of the images of any disease set |" in card
+    assert "nevus" not in card
+    assert "trained on ImageNet by others" in card
+    assert 'license: "other"' in card
 
 
 def test_no_name_breaks_the_cards_table_or_front_matter(run: Path) -> None:
@@ -146,6 +157,28 @@ def test_no_name_breaks_the_cards_table_or_front_matter(run: Path) -> None:
     assert "<script>" not in card.split("\n---\n", 1)[1]
     rows = [line for line in card.splitlines() if line.startswith("| trained on")]
     assert len(rows) == 1
+
+
+def test_a_card_that_was_made_here_is_made_anew(run: Path, tmp_path: Path) -> None:
+    push(run, str(tmp_path / "there"))
+    pull(str(tmp_path / "there"), tmp_path / "back")
+    (tmp_path / "back" / "paper-2way-2shot.summary.json").unlink()
+    push(tmp_path / "back", str(tmp_path / "again"))
+    assert "Not measured" in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_a_repository_keeps_nothing_of_another_learner(run: Path, tmp_path: Path) -> None:
+    hub = FakeHub(tmp_path / "hub")
+    push(run, "hf://me/x", hub=hub)
+    (run / "paper-2way-2shot.summary.json").unlink()
+    (tmp_path / "hub" / "notes.txt").touch()
+    push(run, "hf://me/x", hub=hub)
+    assert sorted(file.name for file in (tmp_path / "hub").iterdir()) == [
+        "README.md",
+        "learner.safetensors",
+        "notes.txt",
+        "run.json",
+    ]
 
 
 def test_a_card_of_ones_own_goes_along(run: Path, tmp_path: Path) -> None:

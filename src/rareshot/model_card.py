@@ -25,6 +25,8 @@ from rareshot.types import Learner
 CARD = "README.md"
 SUMMARY = re.compile(r"(untrained-)?(paper|full|site)-\d{1,2}way-\d{1,4}shot(-by-image)?\.summary\.json")
 """Names of summaries, as `rareshot evaluate` writes them."""
+MADE = "<!-- Made by rareshot push, and made anew by it; without this line it goes along as it is. -->"
+"""In a card that was made here, by which it is told from one that somebody wrote."""
 MAX_BYTES = 2**20
 """Of a summary or a card."""
 LICENCES = {"CC BY 4.0": "cc-by-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}
@@ -44,11 +46,14 @@ def model_card(folder: Path) -> str:
     licence = data.licence if data else ""
     words = {name: data.classes.get(name, "") for name in run.data.get("common", ())} if data else {}
     seen = ", ".join(f"{name} ({words[name]})" if words.get(name) else str(name) for name in run.data.get("common", ()))
+    trained = f"{data.title if data else run.data.get('name', 'not recorded')}: {seen or 'no disease of this set'}"
+    if isinstance(run.method, Pretrained):
+        trained, licence, data = "ImageNet, by others; none of the images of any disease set", "", None
     clients = run.data.get("clients")
     shared = {"shared by": f"{', '.join(map(str, clients))}; each kept its images"} if isinstance(clients, dict) else {}
     facts = {
         "method": LABELS.get(run.name, run.name),
-        "trained on": f"{data.title if data else run.data.get('name', 'not recorded')}: {seen or 'no disease of this set'}",
+        "trained on": trained,
         **shared,
         "fingerprint of the data": str(run.data.get("fingerprint", "not recorded")),
         "seed": str(run.seed),
@@ -61,6 +66,7 @@ def model_card(folder: Path) -> str:
     }
     blocks = [
         _front_matter(run, licence),
+        MADE,
         f"# {as_markdown(facts['method'])}, a few-shot learner of rareshot",
         "Adapt it to a few images of two or more diseases that it has not seen. **For research use. Not a medical device.**",
         markdown_rows(("", ""), list(facts.items())),
@@ -70,7 +76,7 @@ def model_card(folder: Path) -> str:
         f"## Calibrated\n\n{_calibrated(trust)}",
         f"## Limits\n\n{_limits(run, learner)}",
         f"## Contamination\n\n{_contamination(run)}",
-        f"## Licence\n\n{_licence(licence, data.citation if data else '')}",
+        f"## Licence\n\n{_licence(run, licence, data.citation if data else '')}",
         f"## Settings\n\n{markdown_rows(('setting', 'value'), _settings(run))}",
     ]
     return "\n\n".join(blocks) + "\n"
@@ -152,7 +158,12 @@ def _contamination(run: Run) -> str:
     )
 
 
-def _licence(licence: str, citation: str) -> str:
+def _licence(run: Run, licence: str, citation: str) -> str:
+    if isinstance(run.method, Pretrained):
+        return (
+            "Its weights are those of the package that the extra `pretrained` installs, under that package's licence; they were "
+            "made from ImageNet's images, whose terms are ImageNet's."
+        )
     if not licence:
         return (
             "That of the images it was trained on, which is not known here: ask who holds them before you pass it on."

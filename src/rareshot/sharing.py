@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rareshot.bundle import run_of_others
 from rareshot.checkpoint import LIMIT, load_learner
 from rareshot.data.files import read_file
-from rareshot.model_card import CARD, MAX_BYTES, SUMMARY, model_card
+from rareshot.model_card import CARD, MADE, MAX_BYTES, SUMMARY, model_card
 from rareshot.run_record import Run
 from rareshot.trust_file import NAME as TRUST
 
@@ -34,8 +34,8 @@ UNREACHABLE: tuple[type[Exception], ...] = (OSError, *cast(tuple[type[Exception]
 def push(folder: Path, target: str, *, hub: HfApi | None = None) -> str:
     """Copies a finished run to `target`; returns where it is.
 
-    A card that lies in the run's folder (README.md) goes along as it is; otherwise one is made. A new repository of a hub
-    is private.
+    A card that somebody wrote into the run's folder (README.md) goes along as it is; otherwise one is made. A new repository
+    of a hub is private; one that is there has what is sent and nothing of before.
 
     Args:
         folder: of a finished run.
@@ -51,7 +51,7 @@ def push(folder: Path, target: str, *, hub: HfApi | None = None) -> str:
         for name, data in _of_folder(folder):
             (stage / name).write_bytes(data)
         card = model_card(folder)
-        if not (stage / CARD).exists():
+        if not (stage / CARD).exists() or MADE.encode() in (stage / CARD).read_bytes():
             (stage / CARD).write_text(card, encoding="utf-8")
         run = check(stage)
         if repository is None:
@@ -59,7 +59,12 @@ def push(folder: Path, target: str, *, hub: HfApi | None = None) -> str:
         hub = hub or HfApi()
         with _said(target):
             hub.create_repo(repository[1], private=True, exist_ok=True)
-            hub.upload_folder(repo_id=repository[1], folder_path=stage, commit_message=f"rareshot learner: {run.name}")
+            hub.upload_folder(
+                repo_id=repository[1],
+                folder_path=stage,
+                commit_message=f"rareshot learner: {run.name}",
+                delete_patterns=[*LIMITS, "*.summary.json"],  # what is not sent again belongs to another learner
+            )
         return f"{hub.endpoint}/{repository[1]}"
 
 

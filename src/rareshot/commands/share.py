@@ -58,7 +58,7 @@ def pull_command(args: Sequence[str]) -> None:
     options = parse(Pull, args, "rareshot pull")
     run = pull(options.source, options.out)
     learner = load_learner(options.out)
-    name = str(run.data.get("name", "unknown data"))
+    name = str(run.data.get("name", "unknown data")) if run.method.iterations else "no disease set: ImageNet features"
     licence = CARDS[name].licence if name in CARDS else "that of its data, which is not known here"
     for text in (
         f"learner: {options.out} ({shown(run.name)}, {run.size} px), trained on {shown(name)}; its card: {options.out}/README.md",
