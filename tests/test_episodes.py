@@ -14,7 +14,7 @@ from rareshot.data.augment import affine, unchanged
 from rareshot.data.cards import DataCard
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
-from rareshot.episodes import Drawn, Episodes, EpisodeSpec
+from rareshot.episodes import Drawn, Episodes, EpisodeSpec, within
 
 Array = np.ndarray[Any, Any]
 
@@ -212,6 +212,17 @@ def test_groups_that_another_class_could_use_up_are_not_counted_on() -> None:
     images = images_of([0] * 30 + [1] * 12, [*range(30), *range(12)])
     with pytest.raises(ValueError, match=r"'b' has 12 \(8 of them hold another class as well\)"):
         Episodes(images, EpisodeSpec(2, 3, 5), seed=0)
+
+
+def test_within_asks_for_as_many_queries_as_the_smallest_class_gives() -> None:
+    images = images_of([0] * 30 + [1] * 9, list(range(39)))
+    assert within(images, EpisodeSpec(2, 5, 15)) == EpisodeSpec(2, 5, 4)
+    assert within(images, EpisodeSpec(2, 5, None)) == EpisodeSpec(2, 5, 4)
+    assert within(images, EpisodeSpec(2, 5, 2)) == EpisodeSpec(2, 5, 2)
+    shared = images_of([0] * 9 + [1] * 9, [*range(9), *range(7, 16)])  # two patients have both
+    assert within(shared, EpisodeSpec(2, 5, 15)) == EpisodeSpec(2, 5, 2)
+    with pytest.raises(ValueError, match=r"shot \+ query = 9 \+ 1 = 10 groups"):
+        within(images, EpisodeSpec(2, 9, 15))
 
 
 def test_more_classes_than_there_are_are_refused() -> None:

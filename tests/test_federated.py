@@ -329,6 +329,18 @@ def test_a_client_trains_on_the_classes_it_has_enough_of(common: LabelledImages)
         enough(replace(DAML, shot=30), common)
 
 
+def test_patients_with_two_diseases_are_not_counted_on(common: LabelledImages) -> None:
+    part = common.of(common.classes[:2])
+    place = np.concatenate([np.arange((part.labels == label).sum()) for label in (0, 1)])
+    both = replace(part, groups=place)  # every patient has both
+    method = replace(DAML, held_out=0.0, shot=10, query=5)
+    with pytest.raises(ValueError, match="of them hold another class as well"):
+        enough(method, both)
+    sites = replace(both, columns={"site": np.where(both.groups == 0, "south", "north")})
+    with pytest.raises(ValueError, match=r"no value of site can be a client \(north: .* hold another class as well"):
+        split_by(method, sites, "site")
+
+
 def test_methods_that_know_their_classes_are_refused() -> None:
     for name, method in METHODS.items():
         if isinstance(method, Episodic):

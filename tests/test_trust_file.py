@@ -161,6 +161,14 @@ def test_what_cannot_be_calibrated_is_refused_in_one_line(
     assert not (run / NAME).exists()
 
 
+def test_calibrate_asks_no_client_of_a_run_that_has_none(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_folder(tmp_path / "run", table)
+    assert main(["calibrate", str(run), "--data", str(table), "--client", "north", *FEW]) == 2
+    assert "--client north: " in capsys.readouterr().err
+
+
 def test_calibrate_takes_the_rare_classes_that_fit_took(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Episodes: which images are support, which query. Episode i is a pure function of (labels, groups, spec, seed, i) (§2.1)."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -172,6 +173,19 @@ class Episodes:
                 f"each class needs shot + query = {spec.shot} + {query} = {need} {kind}, and {'; '.join(short)}: "
                 f"ask for a smaller shot or query, or leave the class out"
             )
+
+
+def within(images: LabelledImages, spec: EpisodeSpec) -> EpisodeSpec:
+    """The same with as many query images, at most, as the smallest class can give.
+
+    Raises:
+        ValueError: if a class has too few groups for one query image.
+    """
+    smallest = min(groups for _, groups in images.counts().values())
+    for query in range(min(spec.query or smallest, smallest - spec.shot), 1, -1):
+        with suppress(ValueError):  # patients with several diseases may be used up by another class
+            return Episodes(images, EpisodeSpec(spec.way, spec.shot, query), seed=0).spec
+    return Episodes(images, EpisodeSpec(spec.way, spec.shot, 1), seed=0).spec
 
 
 class _Pool(NamedTuple):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rareshot.checkpoint import load_state, save_state, state_hash
 from rareshot.data.collection import LabelledImages
-from rareshot.episodes import EpisodeSpec
+from rareshot.episodes import EpisodeSpec, within
 from rareshot.run_record import versions
 from rareshot.trust import Reference, temperature_from_tasks, warning_threshold
 from rareshot.trust.calibration import HIGHEST, LOWEST
@@ -112,7 +112,7 @@ class Trust:
                 spec = EpisodeSpec(way, shot, 1)
                 thresholds[shot] = warning_threshold(learner, held, spec, false_alarms=FALSE_ALARMS, seed=2)
             next_is(f"temperature at k = {shot}", episodes)
-            spec = EpisodeSpec(way, shot, min(QUERY, smallest - shot))
+            spec = within(held, EpisodeSpec(way, shot, QUERY))
             temperatures[shot] = temperature_from_tasks(learner, held, spec, episodes=episodes, seed=1)
         next_is("done", 0)
         return cls(

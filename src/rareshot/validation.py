@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rareshot.data.collection import LabelledImages, split_groups
-from rareshot.episodes import Episodes, EpisodeSpec
+from rareshot.episodes import Episodes, EpisodeSpec, within
 from rareshot.metrics import auc
 from rareshot.types import Learner, State
 
@@ -47,8 +47,7 @@ def validation(
             f"held_out leaves {smallest} groups of the smallest class to validate on, and shot={spec.shot} "
             f"needs more: add images, or set held_out=0 to train on all without a validation curve"
         )
-    query = min(spec.query or smallest, smallest - spec.shot)
-    episodes = Episodes(held, EpisodeSpec(spec.way, spec.shot, query), seed=HELD_OUT_SEED)
+    episodes = Episodes(held, within(held, spec), seed=HELD_OUT_SEED)
 
     def validate(iteration: int, weights: State) -> dict[str, float]:
         if iteration % every and iteration != iterations:

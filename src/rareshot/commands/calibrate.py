@@ -61,6 +61,10 @@ def calibrate(args: Sequence[str]) -> None:
         raise ValueError(f"--episodes {options.episodes}: at least 1 is needed")
     run, learner = read_run(options.run), load_learner(options.run)
     refuse_transductive(str(options.run), learner)
+    if options.client and not ("clients" in run.data and "by" in run.data):
+        raise ValueError(
+            f"--client {options.client}: {options.run} is no run of `rareshot federate simulate`; leave it out"
+        )
     if run.data.get("clients"):
         hospital, common = _of_hospital(options, run)
     else:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rareshot.checkpoint import last_training_state, save_training_state
 from rareshot.data.collection import LabelledImages
+from rareshot.episodes import Episodes, EpisodeSpec, within
 from rareshot.federated import Episodic
 from rareshot.locks import HeldElsewhereError, alone
 from rareshot.methods.maml import MAML
@@ -85,7 +86,18 @@ def enough(method: Episodic, common: LabelledImages) -> LabelledImages:
             f"a client needs {method.way} common classes with shot + query = {method.shot} + {method.query} = {need} lesions "
             f"left to train on, and more than {method.shot} held out (held_out={method.held_out}); here are {told or 'none'}"
         )
-    return common if len(kept) == len(common.classes) else common.of(kept)
+    part = common if len(kept) == len(common.classes) else common.of(kept)
+    _refuse_tasks(method, part)
+    return part
+
+
+def _refuse_tasks(method: Episodic, part: LabelledImages) -> None:
+    """Refuse classes of which training would draw no tasks, as where too many patients have two of the diseases."""
+    train, held = held_out(part, method.held_out)
+    spec = EpisodeSpec(method.way, method.shot, method.query)
+    Episodes(train, spec, seed=0)
+    if held is not None:
+        within(held, spec)
 
 
 def introduce(method: Episodic, common: LabelledImages) -> Introduction:

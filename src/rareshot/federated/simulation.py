@@ -69,7 +69,10 @@ def split_by(method: Episodic, common: LabelledImages, column: str) -> tuple[dic
     """
     if column not in common.columns:
         told = ", ".join(sorted(common.columns)) or "none"
-        raise ValueError(f"the data have no column {column!r} to tell hospitals apart by; there are: {told}")
+        raise ValueError(
+            f"the data have no column {column!r} to tell hospitals apart by; there are: {told} (ISIC 2018 as published does not "
+            f"say its sites; HAM10000 in its Dataverse edition does: docs/data.md)"
+        )
     values = np.array([str(value) for value in common.columns[column]])
     clients: dict[str, LabelledImages] = {}
     left_out: dict[str, str] = {}
