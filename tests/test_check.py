@@ -9,6 +9,7 @@ from hostile import encoded, make_damaged, noise, valid_bytes
 from made_sets import make_class_folders, make_dermofit, make_ham, make_images, make_isic, make_npz, make_table
 from PIL import Image
 
+from rareshot.cli import main
 from rareshot.data.cards import ISIC2018
 from rareshot.data.check import check
 from rareshot.data.duplicates import near_duplicates
@@ -88,6 +89,20 @@ def test_duplicates_are_found_with_the_groups_and_classes_they_cross(tmp_path: P
     assert "wart/p1/a.png = wart/p1/b.png, in one group" in text
     assert "wart/p1/a.png = wart/p2/c.jpg, in different groups" in text
     assert "mole/p3/d.webp = wart/p1/a.png, in different classes" in text
+
+
+def test_every_duplicate_is_printed_where_all_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_class_folders(tmp_path)
+    for i in range(50):
+        (tmp_path / "wart" / f"pair{i // 2:02d}-{i % 2}.png").write_bytes(
+            encoded(Image.fromarray(noise()))
+            if i % 2 == 0
+            else (tmp_path / "wart" / f"pair{i // 2:02d}-0.png").read_bytes()
+        )
+    assert main(["data", "check", str(tmp_path)]) == 0
+    assert "pair24-0.png = " not in capsys.readouterr().out.replace("\n", "")
+    assert main(["data", "check", str(tmp_path), "--all"]) == 0
+    assert "pair24-0.png = " in capsys.readouterr().out.replace("\n", "")
 
 
 def test_noise_has_no_near_duplicates_and_like_pictures_are_counted_up_to_a_limit() -> None:

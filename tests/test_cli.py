@@ -251,6 +251,23 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     assert message in said
 
 
+def test_help_for_a_command_that_begins_with_a_method_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["fit"], ["federate", "simulate"]):
+        with pytest.raises(SystemExit) as left:
+            main([*words, "--help"])
+        assert left.value.code == 0
+        told = capsys.readouterr().out
+        assert "METHOD one of maml, " in told
+        assert f"more: rareshot {' '.join(words)} maml --help" in told
+
+
+def test_a_set_without_a_rare_class_has_nothing_to_evaluate_on(
+    run: Path, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), "--data", str(made), "--episodes", "2"]) == 2
+    assert "name the classes that the run was not trained on with --rare" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_strangers_names_reach_the_terminal_as_text(
     run: Path, made: Path, rare: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

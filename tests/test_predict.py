@@ -223,10 +223,14 @@ def test_every_class_of_a_folder_counts_whatever_known_set_it_resembles(tmp_path
     assert read_support(table, 16).classes == names
 
 
-def test_a_folder_comes_before_a_word(made: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runs_folder_comes_before_a_word(
+    made: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert load("isic2018").size == 64
-    run_folder(tmp_path / "isic2018", made)
+    (tmp_path / "isic2018" / "images").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+    assert load("isic2018").size == 64, "images called so are no learner"
+    run_folder(tmp_path / "isic2018", made)
     assert load("isic2018").size == 16
 
 
@@ -463,7 +467,7 @@ def change(photos: Path, what: str) -> None:
     ("what", "message"),
     [
         ("one class", r"1 class \(rosacea\); a classifier needs at least 2"),
-        ("empty class", "eczema: is a class folder without an image"),
+        ("empty class", "no image in eczema; put some in, or remove the folder"),
         ("bad image", "1 unreadable image: lupus/0.png: is not an image"),
         ("two classes", "0.png of class 'lupus' and x.png of class 'rosacea' are the same picture"),
         ("loose", "no folder in it holds an image; make a folder for each class"),

@@ -337,7 +337,7 @@ def line_of(one: Answer, classes: Sequence[str]) -> str:
 def _folder_of(name: str | Path) -> Path:
     """Where the learner called `name` lies, or would lie."""
     packaged = PACKAGED / str(name)
-    return packaged if str(name) in WORDS and not Path(name).is_dir() else Path(name)
+    return packaged if str(name) in WORDS and not (Path(name) / "run.json").is_file() else Path(name)
 
 
 def _shortest(value: float) -> str:

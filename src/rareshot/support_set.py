@@ -182,7 +182,10 @@ def _listing(path: Path) -> Listing:
         raise ValueError(
             f"{path}: no folder in it holds an image; make a folder for each class, named after it, with its images"
         )
-    refuse(path, [Problem(name, "is a class folder without an image") for name in sorted(empty)])
+    if empty:
+        raise ValueError(
+            f"{path}: no image in {', '.join(map(shown, sorted(empty)))}; put some in, or remove the folder"
+        )
     return found
 
 

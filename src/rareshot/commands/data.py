@@ -1,5 +1,6 @@
 """`rareshot data check|prepare|fetch`: look at a data set, decode it once, download one."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class Check:
     """A folder (a folder a class; images/ + labels.csv; ISIC 2018; HAM10000; Dermofit), a table path,label[,group], or .npz."""
     rare: Rare = ()
     """A class to keep unseen; say it once for each. None: as the data set's card says."""
+    all: bool = False
+    """Print every duplicate and every file that is left out, not the first 20 of a kind."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def data(args: Sequence[str]) -> None:
         case Check():
             with data_progress("checking") as show:
                 report = check(options.path, rare=options.rare, observe=show)
-            for line in report.lines():
+            for line in report.lines(most=sys.maxsize) if options.all else report.lines():
                 CONSOLE.print(line, markup=False)
         case Prepare():
             with data_progress("decoding") as show:

@@ -79,6 +79,11 @@ def evaluate_command(args: Sequence[str]) -> None:
             f"{options.run} was trained on {', '.join(known)}, which cannot be evaluated as unseen; "
             f"name the unseen classes with --rare (it was trained on {', '.join(run.data['common'])})"
         )
+    if not images.card.rare:
+        raise ValueError(
+            f"no class of {options.data} is rare, so there is nothing unseen to judge by: name the classes that the run was not "
+            f"trained on with --rare (it was trained on {', '.join(run.data.get('common', ()))})"
+        )
     method = run.method
     if options.test_steps is not None:
         method = _with_test_steps(run, options.test_steps)

@@ -36,7 +36,7 @@ class Simulate(Generic[M]):
     their weights. Compare the learner with that of `rareshot fit` on all images, and with a hospital that stays alone
     (--client NAME): that is what sharing is worth. The same command goes on after a stop, at the beginning of a round.
 
-    Example: rareshot federate simulate daml --data isic2018/ --out runs/shared --scale laptop
+    Example: rareshot federate simulate daml --data ham10000/ --out runs/shared --scale laptop
     """
 
     data: Path
@@ -45,7 +45,7 @@ class Simulate(Generic[M]):
     """The run's folder; the clients' memories are in it."""
     method: tyro.conf.OmitArgPrefixes[tyro.conf.AvoidSubcommands[M]]
     by: str | None = None
-    """The column; None: the one that the data set's card names (ISIC 2018: site)."""
+    """The column; None: the one that the data set's card names (HAM10000: site)."""
     client: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A value of the column to take part; say it once for each. None: all that have enough lesions."""
     local: int = 20

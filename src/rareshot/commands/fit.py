@@ -92,6 +92,10 @@ def fit(args: Sequence[str]) -> None:
 def method_name(args: Sequence[str], command: str, names: Collection[str] = METHODS) -> str:
     """The method that a command begins with."""
     known = ", ".join(names)
+    if args and args[0] in ("-h", "--help"):
+        CONSOLE.print(f"rareshot {command} METHOD, with METHOD one of {known}", markup=False)
+        CONSOLE.print(f"more: rareshot {command} {next(iter(names))} --help", markup=False)
+        raise SystemExit(0)
     if not args or args[0].startswith("-"):
         raise ValueError(f"{command} needs a method first: rareshot {command} METHOD ..., with METHOD one of {known}")
     if args[0] not in METHODS:
