@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,18 @@ def test_groups_that_another_class_could_use_up_are_not_counted_on() -> None:
     images = images_of([0] * 30 + [1] * 12, [*range(30), *range(12)])
     with pytest.raises(ValueError, match=r"'b' has 12 \(8 of them hold another class as well\)"):
         Episodes(images, EpisodeSpec(2, 3, 5), seed=0)
+
+
+def test_a_patient_with_a_rare_disease_is_not_trained_on() -> None:
+    images = images_of([0, 0, 1, 1, 2, 2], [0, 1, 2, 3, 3, 4])
+    card = replace(images.card, common=("a", "b"), rare=("c",))
+    images = replace(images, card=card)
+    assert images.left_out() == 1
+    assert images.common().ids.tolist() == ["i0", "i1", "i2"]
+    assert images.rare().ids.tolist() == ["i4", "i5"]
+    apart = replace(images, groups=np.arange(6))
+    assert apart.left_out() == 0
+    assert apart.common().ids.tolist() == ["i0", "i1", "i2", "i3"]
 
 
 def test_within_asks_for_as_many_queries_as_the_smallest_class_gives() -> None:

@@ -65,7 +65,7 @@ class Setting:
                     f"(it has {', '.join(images.classes)}); give {table.data}, or {' or '.join(table.stand_ins)} instead"
                 )
         rare = images.of(card.rare)
-        common = images.of(card.common) if train is None else train.common()
+        common = replace(images, card=card).common() if train is None else train.common()
         seen = sorted(set(common.classes) & set(rare.classes))
         if seen or not common.classes:
             told = (

@@ -121,7 +121,7 @@ def _fitted_on(options: Calibrate, run: Run) -> LabelledImages:
         raise ValueError(
             f"{options.run} does not say which classes it was fitted on, so which lesions it knows is not known"
         )
-    common = load_images(options.data, run.size, options.rare).of(known)
+    common = load_images(options.data, run.size, options.rare).common().of(known)
     if common.fingerprint() != run.data.get("fingerprint"):
         raise ValueError(
             f"{options.run} was fitted on {run.data.get('name')} with fingerprint {run.data.get('fingerprint')}; the same "

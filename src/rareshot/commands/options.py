@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
-from rareshot.commands.terminal import data_progress
+from rareshot.commands.terminal import STATUS, data_progress
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.machine import settle, use_device
@@ -57,7 +57,13 @@ def parse(kind: Callable[..., T], args: Sequence[str], prog: str, **more: Any) -
 def load_images(path: Path, size: int, rare: tuple[str, ...]) -> LabelledImages:
     """The images at `path`; the first time they are decoded into a store, with a progress bar."""
     with data_progress(f"decoding {path.name} to {size} px") as show:
-        return load(path, size, rare=rare, observe=show)
+        images = load(path, size, rare=rare, observe=show)
+    left_out = images.left_out()
+    if left_out:
+        STATUS.print(
+            f"{left_out} images of common diseases are of groups (patients, lesions) that a rare one is in too: not trained on"
+        )
+    return images
 
 
 def size_of(size: int | None, scale: str) -> int:

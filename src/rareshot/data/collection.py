@@ -97,8 +97,21 @@ class LabelledImages:
         return replace(self.take(kept), labels=new_label[self.labels[kept]], classes=tuple(classes))
 
     def common(self) -> "LabelledImages":
-        """The diseases to meta-train on, as the card says."""
-        return self.of(self.card.common)
+        """The diseases to meta-train on, as the card says, but for groups that a rare one is in too: its patients stay unseen."""
+        crossing = self._crossing()
+        return (self.take(np.flatnonzero(~crossing)) if crossing.any() else self).of(self.card.common)
+
+    def left_out(self) -> int:
+        """Images of common diseases that `common` leaves out, as a rare one is in their group."""
+        return int(self._crossing().sum())
+
+    def _crossing(self) -> Array:
+        common, rare = (
+            np.isin(self.labels, [label for label, name in enumerate(self.classes) if name in names])
+            for names in (self.card.common, self.card.rare)
+        )
+        crossing: Array = common & np.isin(self.groups, self.groups[rare])
+        return crossing
 
     def rare(self) -> "LabelledImages":
         """The diseases that stay unseen until `adapt`, as the card says."""
