@@ -12,7 +12,9 @@ from rareshot.data.augment import affine, unchanged
 from rareshot.data.collection import LabelledImages
 from rareshot.methods.finetune import FineTuned, finetune
 from rareshot.methods.memory import in_one_order
+from rareshot.methods.probabilities import probabilities
 from rareshot.methods.supervised import Supervised, SupervisedLearner
+from rareshot.metrics import ranking
 from rareshot.pixels import Pixels
 from rareshot.types import Support
 
@@ -56,7 +58,7 @@ def test_it_is_adam_on_all_weights_and_a_new_head(
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
-    torch.testing.assert_close(ours, plain(learner.pixels(queries)).softmax(1).detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours, plain(learner.pixels(queries)).softmax(1).detach().double(), rtol=1e-3, atol=1e-4)
 
 
 def test_it_lowers_the_training_loss_and_leaves_the_learner_bit_equal(
@@ -130,6 +132,13 @@ def test_images_given_twice_as_often_count_no_more(
     doubled = Support(support.images[double], support.labels[double], support.classes)
     once, twice = (tuned(learner, given, augment=unchanged)(queries) for given in (support, doubled))
     torch.testing.assert_close(once, twice, rtol=1e-3, atol=1e-4)
+
+
+def test_logits_that_lie_far_apart_are_still_told_apart() -> None:
+    logits = torch.tensor([[0.0, 150.0], [0.0, 120.0], [140.0, 0.0], [0.0, 700.0]])
+    order = ranking(probabilities(logits, torch.float64))[:, 1].argsort()
+    assert order.tolist() == [2, 1, 0, 3]
+    assert len(np.unique(ranking(probabilities(logits))[:, 1])) == 2, "in float32 they tie"
 
 
 def test_fine_tuning_that_diverged_answers_equal_probabilities(queries: Tensor) -> None:

@@ -45,7 +45,7 @@ def ranking(probabilities: Array | Tensor) -> Array:
     """(n, way) what images are ranked by: log p1 - log p0 for two classes, the probabilities themselves for more.
 
     A sure classifier's p1 is rounded to 1 long before its p0 is rounded to 0; the ratio keeps the order that one column alone
-    loses. It is finite: below 1e-300 nothing is told apart.
+    loses. It is finite: below 1e-300, in float32 below 1e-45, nothing is told apart.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if p.shape[1] != 2:

@@ -35,8 +35,8 @@ class FineTuned:
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
-        """Probabilities."""
-        return probabilities(self.net(self.pixels(images).to(_device_of(self.net))))
+        """Probabilities, in float64: its logits lie far apart."""
+        return probabilities(self.net(self.pixels(images).to(_device_of(self.net))), torch.float64)
 
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
