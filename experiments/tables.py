@@ -389,7 +389,7 @@ def sites(part: Part) -> str:
 
 
 def sites_apart(part: Part) -> str:
-    """Within one site less over all, over lesions, seed 0, k = 5: of what was said of each image."""
+    """Within one site less over all, over lesions and episodes, seed 0, k = 5."""
     found = {
         (row.label, row.backbone): each.places
         for row in TABLES["table1"].rows
@@ -410,7 +410,7 @@ def sites_apart(part: Part) -> str:
 
 
 def sites_counted(part: Part) -> str:
-    """Of how many methods a site is below all sites, and by intervals over lesions, seed 0, for each k."""
+    """Of how many methods a site is below all sites, and by intervals over lesions and episodes, seed 0, for each k."""
     drawn = []
     for shot in TABLES["table1"].shots:
         apart: dict[Place, list[Interval]] = {}

@@ -1,6 +1,7 @@
 """The report: the right figures in the right cells, scales apart, hostile names as text, nothing written half."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -450,7 +451,7 @@ def test_a_pair_that_only_a_smaller_k_has_lesions_for_has_no_chart(tmp_path: Pat
     assert [figure.alt.partition(":")[0] for figure in section.figures] == ["a and b"]
 
 
-def test_within_a_site_the_difference_has_its_interval_over_lesions(tmp_path: Path) -> None:
+def test_within_a_site_the_difference_has_its_interval_over_lesions_and_episodes(tmp_path: Path) -> None:
     file = write_evaluation(tmp_path, "maml", 1.0, protocol="site", episodes=12, classes=("a", "b", "c"))
     told = json.loads(file.with_suffix(".summary.json").read_text())
     pair = next(pair for pair in told["pairs"] if (pair["site"], pair["classes"]) == ("north", ["a", "b"]))
@@ -459,7 +460,14 @@ def test_within_a_site_the_difference_has_its_interval_over_lesions(tmp_path: Pa
     (section,) = twin_sections(_part(tmp_path))
     assert section.table is not None
     assert section.table.header[3] == "north (6 a, 6 b)"
-    low, high = (f"{100 * apart[name]:.1f}" for name in ("low", "high"))
+    sides = [
+        next(each["auc"] for each in told["pairs"] if (each["site"], each["classes"]) == (site, ["a", "b"]))
+        for site in ("north", "")
+    ]
+    by_episodes = [(side["high"] - side["low"]) / 2 for side in sides]
+    below, above = (math.hypot(apart["mean"] - apart[name], *by_episodes) for name in ("low", "high"))
+    assert below > apart["mean"] - apart["low"]
+    low, high = f"{100 * (apart['mean'] - below):.1f}", f"{100 * (apart['mean'] + above):.1f}"
     cell = f"({100 * apart['mean']:+.1f}; {low} to {high})".replace("-", "−")
     assert section.table.rows[0][3].replace("\N{NO-BREAK SPACE}", " ").endswith(cell)
     assert "Intervals are 95 % over lesions." in section.figures[0].caption

@@ -65,7 +65,7 @@ class OverLesions:
     auc: Interval
     """Over lesions."""
     apart: Interval | None
-    """The same less that of all sites, over the lesions of both; None for all sites themselves."""
+    """The same less that of all sites, over the lesions and the episodes of both; None for all sites themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +210,7 @@ def read_evaluation(file: Path) -> Evaluation | None:
     over_lesions, places = None, {}
     if finished:
         over_lesions = _interval(summary["auc_over_lesions"]) if summary.get("auc_over_lesions") else None
-        places = _places(summary)
+        places = _places(summary, by_pair(results))
     return Evaluation(file, header, results, over_lesions, summary, finished, places)
 
 
@@ -261,7 +261,7 @@ def _summary(file: Path, header: Mapping[str, Any], results: Sequence[RunResult]
             every = float(np.mean([result.metrics["auc"] for result in results[:count]]))
             means.append((_interval(told["auc_over_lesions"]), every))
         cells = by_pair(results[:count])
-        means += [(over.auc, cells[place].mean) for place, over in _places(told).items()]
+        means += [(over.auc, cells[place].mean) for place, over in _places(told, cells).items()]
         if any(not abs(said.mean - mean) <= 1e-6 for said, mean in means):
             raise SummaryError(refused)
     except SummaryError:
@@ -290,14 +290,27 @@ def _interval(said: Mapping[str, Any]) -> Interval:
     return found
 
 
-def _places(told: Mapping[str, Any]) -> dict[Place, OverLesions]:
+def _places(told: Mapping[str, Any], cells: Mapping[Place, Interval]) -> dict[Place, OverLesions]:
     """Of the pairs of a summary, those with an interval over lesions."""
-    return {
-        (str(pair["site"]), tuple(map(str, pair["classes"]))): OverLesions(
-            {str(name): int(number) for name, number in pair["lesions"].items()},
-            _interval(pair["auc_over_lesions"]),
-            _interval(pair["less_all_sites_over_lesions"]) if "less_all_sites_over_lesions" in pair else None,
-        )
-        for pair in told.get("pairs", [])
-        if "auc_over_lesions" in pair
-    }
+    found = {}
+    for pair in told.get("pairs", []):
+        if "auc_over_lesions" not in pair:
+            continue
+        site, classes = str(pair["site"]), tuple(map(str, pair["classes"]))
+        lesions = {str(name): int(number) for name, number in pair["lesions"].items()}
+        apart = None
+        if "less_all_sites_over_lesions" in pair:
+            sides = [cells[place] for place in ((site, classes), ("", classes)) if place in cells]
+            apart = _with_episodes(_interval(pair["less_all_sites_over_lesions"]), sides)
+        found[site, classes] = OverLesions(lesions, _interval(pair["auc_over_lesions"]), apart)
+    return found
+
+
+def _with_episodes(apart: Interval, sides: Sequence[Interval]) -> Interval:
+    """A difference of two sides whose episodes, and so their support sets, are others: both errors, as of independent ones.
+
+    The bootstrap over lesions holds the episodes as they are.
+    """
+    halves = [(side.high - side.low) / 2 for side in sides]
+    low, high = (math.hypot(apart.mean - bound, *halves) for bound in (apart.low, apart.high))
+    return Interval(apart.mean, apart.mean - low, apart.mean + high, apart.n, f"{apart.kind} and episodes", apart.level)

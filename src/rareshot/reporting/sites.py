@@ -31,10 +31,11 @@ def site_section(part: Part) -> Section | None:
     header = ("Method", "k", *(_heading(place, lesions.get(place, {})) for place in places))
     seeds = sorted({each.seed for each in found.values()})
     over = any(each.places for each in found.values())
+    interval = f", with its 95 % interval over {part.group}s and episodes where that was drawn" if over else ""
     text = f"""
     In many collections the class goes with the site, so that recognising the camera looks like recognising the disease. Here
     every image of an episode, support and query, is from one site; before it stands the same pair with images from all sites,
-    and in brackets the difference{f", with its 95 % interval over {part.group}s where that was drawn" if over else ""}. A figure
+    and in brackets the difference{interval}. A figure
     well below that of all sites says that the camera did part of the work, if there are {part.group}s enough to say so. The
     episodes of a site are other ones than those of all sites, so these are differences of means.
     """
