@@ -245,7 +245,7 @@ def test_the_packaged_learner_is_the_one_of_its_card() -> None:
 
 @pytest.mark.parametrize("protocol", ["full", "paper"])
 def test_the_cards_figures_are_those_of_the_results(protocol: str) -> None:
-    file = RESULTS / f"laptop/isic2018/cells/maml-5shot-seed0/{protocol}-2way-5shot.summary.json"
+    file = RESULTS / f"packaged/isic2018/{protocol}-2way-5shot.summary.json"
     if not file.is_file():
         pytest.skip(f"{file.name} is not here: results/ comes with the repository, not with the package")
     summary = json.loads(file.read_text())
