@@ -83,7 +83,7 @@ def test_rows_are_finite_and_sum_to_1(name: str, way: int) -> None:
     assert probabilities.shape == (len(queries), way)
     assert probabilities.isfinite().all()
     assert (probabilities >= 0).all()
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(len(queries)))
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(len(queries), dtype=probabilities.dtype))
 
 
 @EVERY

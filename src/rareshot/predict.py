@@ -175,7 +175,7 @@ class Predictor:
             probabilities = with_temperature(probabilities, temperature).float()
         if self.prevalence:
             probabilities = with_prevalence(probabilities, self.classes, self.prevalence).float()
-        return probabilities
+        return probabilities.float()  # as files have them; fine-tuning answers in float64
 
     def _is_unusual(self, image: UInt8[Tensor, "3 h w"], *, alone: bool = False) -> bool:
         """Unlike the common diseases and, unless `alone`, unlike the support images too."""
