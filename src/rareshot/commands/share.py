@@ -11,6 +11,7 @@ from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS
 from rareshot.data.cards import CARDS
 from rareshot.data.files import shown
+from rareshot.methods.pretrained import Pretrained
 from rareshot.sharing import pull, push
 
 
@@ -58,7 +59,8 @@ def pull_command(args: Sequence[str]) -> None:
     options = parse(Pull, args, "rareshot pull")
     run = pull(options.source, options.out)
     learner = load_learner(options.out)
-    name = str(run.data.get("name", "unknown data")) if run.method.iterations else "no disease set: ImageNet features"
+    pretrained = isinstance(run.method, Pretrained)
+    name = "ImageNet, by others" if pretrained else str(run.data.get("name", "unknown data"))
     licence = CARDS[name].licence if name in CARDS else "that of its data, which is not known here"
     for text in (
         f"learner: {options.out} ({shown(run.name)}, {run.size} px), trained on {shown(name)}; its card: {options.out}/README.md",
