@@ -10,6 +10,7 @@ Appends a line a measurement and skips those that are there, so that it can be s
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import tyro
 from search import SIZE
 from trust import measured
 
-from rareshot.data.collection import split_groups
+from rareshot.data.collection import LabelledImages, split_groups
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.evaluation import Plan, evaluate
@@ -25,6 +26,7 @@ from rareshot.machine import settle
 from rareshot.methods.supervised import Supervised
 from rareshot.run_record import versions
 from rareshot.statistics import interval
+from rareshot.types import Learner
 from rareshot.validation import HELD_OUT_SEED
 
 HELD_OUT = 0.2
@@ -64,20 +66,11 @@ def main(
         seen = train.of([name for name in train.classes if name not in strange])
         trained = Supervised(backbone=backbone, iterations=ITERATIONS, validate_every=ITERATIONS, held_out=0.0)
         learner = trained.fit(seen, seed=0)
-        labels = (held.classes.index(strange[0]), held.classes.index(strange[1]))
         for shot in shots:
-            tasks = Episodes(held, EpisodeSpec(2, shot, 15), seed=0)
-            plans = [Plan(tasks, i, labels, "") for i in range(episodes)]
             candidates = [replace(trained, classifier="logistic")]
             candidates += [replace(trained, classifier="finetune", finetune_lr=rate) for rate in rates]
             for method in candidates:
                 judged = replace(learner, method=method)
-
-                def figures(judged: Any = judged, plans: Any = plans) -> dict[str, Any]:
-                    areas = [result.metrics["auc"] for result, _ in evaluate(judged, plans, "paper")]
-                    found = interval(areas, "over episodes")
-                    return {"auc": {"mean": found.mean, "low": found.low, "high": found.high}, "areas": areas}
-
                 key = {
                     "backbone": backbone,
                     "left_out": pair,
@@ -86,7 +79,18 @@ def main(
                     "rate": method.finetune_lr if method.classifier == "finetune" else None,
                 }
                 about = {"size": SIZE, "seed": 0, "steps": method.test_steps, "versions": versions()}
+                figures = partial(told_apart, judged, held, strange, shot, episodes)
                 measured(out, key, {"episodes": episodes}, about, figures)
+
+
+def told_apart(learner: Learner, held: LabelledImages, strange: list[str], shot: int, episodes: int) -> dict[str, Any]:
+    """AUC of telling two diseases apart that the learner was not trained on, over the same episodes for every learner."""
+    labels = (held.classes.index(strange[0]), held.classes.index(strange[1]))
+    tasks = Episodes(held, EpisodeSpec(2, shot, 15), seed=0)
+    plans = [Plan(tasks, i, labels, "") for i in range(episodes)]
+    areas = [result.metrics["auc"] for result, _ in evaluate(learner, plans, "paper")]
+    found = interval(areas, "over episodes")
+    return {"auc": {"mean": found.mean, "low": found.low, "high": found.high}, "areas": areas}
 
 
 if __name__ == "__main__":

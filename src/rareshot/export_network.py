@@ -17,7 +17,7 @@ from rareshot.methods.classifiers import FeatureClassifier, Rule
 from rareshot.methods.episodic_metric import MetricClassifier, MetricNetwork
 from rareshot.methods.finetune import FineTuned
 from rareshot.methods.maml import EpisodicClassifier
-from rareshot.methods.pretrained import MEAN, SIZE, STD, PretrainedLearner
+from rareshot.methods.pretrained import SIZE, PretrainedLearner, imagenet_pixels
 from rareshot.methods.supervised import SupervisedLearner
 from rareshot.pixels import Pixels
 from rareshot.predict import Predictor
@@ -120,7 +120,7 @@ class _Ruled(nn.Module):
         return logits
 
 
-class _Pooled(nn.Module):
+class _Resized(nn.Module):
     """Features of the ImageNet network. Resizing with antialiasing is linear: two products with one matrix."""
 
     resize: Tensor
@@ -135,8 +135,8 @@ class _Pooled(nn.Module):
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
         if self.size != SIZE:
             x = self.resize @ x @ self.resize.T
-        maps: Tensor = self.net.extract_features(x)  # type: ignore[operator]
-        return maps.mean((2, 3))
+        features: Tensor = self.net(x)
+        return features
 
 
 def _carrying(net: nn.Module, params: Mapping[str, Tensor]) -> nn.Module:
@@ -167,8 +167,7 @@ def _features(predictor: Predictor) -> tuple[Pixels, nn.Module, int]:
     if isinstance(learner, SupervisedLearner):
         return learner.pixels, learner.net.backbone, width
     if isinstance(learner, PretrainedLearner):
-        pixels = Pixels(learner.size, torch.full((3,), MEAN), torch.full((3,), STD))
-        return pixels, _Pooled(copy.deepcopy(learner.net), learner.size), width
+        return imagenet_pixels(learner.size), _Resized(copy.deepcopy(learner.net), learner.size), width
     raise ValueError(f"{kind_of(predictor)} has no form in ONNX here")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from rareshot.backbones import BACKBONES
+from rareshot.backbones import WIDTHS
 from rareshot.evaluation import Protocol
 from rareshot.types import Method
 
@@ -43,8 +43,8 @@ SCALES = {
 
 
 def at_scale(method: M, scale: str) -> M:
-    """The method with a preset's settings, as far as it has them; a width only where the backbone is one of ours."""
+    """The method with a preset's settings, as far as it has them; a width only where the backbone has one."""
     known = {field.name for field in fields(method)}
-    if getattr(method, "backbone", "conv4") not in BACKBONES:
+    if getattr(method, "backbone", "conv4") not in WIDTHS:
         known -= {"width"}
     return replace(method, **{name: value for name, value in SCALES[scale].settings.items() if name in known})

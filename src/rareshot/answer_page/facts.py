@@ -8,10 +8,11 @@ from typing import Any
 from rareshot import config
 from rareshot.answer_page.cards import Card
 from rareshot.answer_page.words import listed, named, number, share
+from rareshot.backbones.efficientnet import SHA256
 from rareshot.bundle import Bundle
 from rareshot.checkpoint import state_hash
 from rareshot.data.cards import CARDS
-from rareshot.methods.pretrained import SHA256, Pretrained
+from rareshot.methods.pretrained import Pretrained
 from rareshot.pictures import picture
 from rareshot.predict import Predictor
 from rareshot.run_record import Run, versions

@@ -11,18 +11,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rareshot.backbones.conv4 import Conv4
+from rareshot.backbones.efficientnet import EfficientNetLite0
 from rareshot.backbones.norms import NORM_MODES, AnyNorm, EpisodicNorm, NormMode
 from rareshot.backbones.resblocks import ResBlocks
 from rareshot.backbones.timm_backbone import TimmBackbone, is_timm_name
 
-__all__ = ["BACKBONES", "NORM_MODES", "AnyNorm", "EpisodicNorm", "HeadMode", "Network", "NormMode", "build"]
+__all__ = ["BACKBONES", "NORM_MODES", "WIDTHS", "AnyNorm", "EpisodicNorm", "HeadMode", "Network", "NormMode", "build"]
 
 HeadMode = Literal["full", "shared"]
 
 
+WIDTHS = {"conv4": 64, "resblocks": 32}
+"""The paper's filters, of the backbones that can be built with others."""
 BACKBONES: dict[str, Callable[[int, AnyNorm, int | None], nn.Module]] = {
-    "conv4": lambda size, norm, width: Conv4(size, width=width or 64, norm=norm),
-    "resblocks": lambda size, norm, width: ResBlocks(size, width=width or 32, norm=norm),
+    "conv4": lambda size, norm, width: Conv4(size, width=width or WIDTHS["conv4"], norm=norm),
+    "resblocks": lambda size, norm, width: ResBlocks(size, width=width or WIDTHS["resblocks"], norm=norm),
+    "efficientnet-lite0": lambda size, norm, _: EfficientNetLite0(size, norm=norm),
 }
 """Our own backbones: (size, norm, width or None for the paper's) → module. Any other name is looked up in timm."""
 
@@ -89,8 +93,8 @@ def build(
         raise ValueError(f"norm={norm!r} is not a norm mode; choose from {', '.join(NORM_MODES)}")
     if backbone not in BACKBONES and not is_timm_name(backbone):
         raise ValueError(f"no backbone {backbone!r}; ours are {', '.join(BACKBONES)}, and any name of timm's is taken")
-    if width is not None and (width < 1 or backbone not in BACKBONES):
-        raise ValueError(f"width={width}: at least 1, and only {' and '.join(BACKBONES)} have one to choose")
+    if width is not None and (width < 1 or backbone not in WIDTHS):
+        raise ValueError(f"width={width}: at least 1, and only {' and '.join(WIDTHS)} have one to choose")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ours = BACKBONES.get(backbone)

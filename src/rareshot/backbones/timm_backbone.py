@@ -35,7 +35,7 @@ class TimmBackbone(nn.Module):
         self.features = features
         if norm == "running":
             return
-        _replace_batch_norms(self.model, norm)
+        replace_batch_norms(self.model, norm)
         left = {type(module).__name__ for module in self.model.modules() if isinstance(module, _BatchNorm)}
         if left:
             raise ValueError(
@@ -83,11 +83,12 @@ def _features(model: nn.Module, size: int) -> int | None:
     return int(out.shape[1]) if out.ndim == 2 and out.isfinite().all() else None
 
 
-def _replace_batch_norms(module: nn.Module, norm: NormMode) -> None:
+def replace_batch_norms(module: nn.Module, norm: NormMode) -> None:
+    """Put an episodic norm in place of every batch norm."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             ours: nn.Module = EpisodicNorm(child.num_features, norm)
             activation = getattr(child, "act", None)  # timm's BatchNormAct2d carries its activation
             setattr(module, name, ours if activation is None else nn.Sequential(ours, activation))
         else:
-            _replace_batch_norms(child, norm)
+            replace_batch_norms(child, norm)

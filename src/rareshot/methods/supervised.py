@@ -14,14 +14,16 @@ import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
-from rareshot import machine
+from rareshot import config, machine
 from rareshot.backbones import Network, build
+from rareshot.backbones.efficientnet import imagenet
 from rareshot.data.augment import affine, unchanged
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import EpisodeSpec
 from rareshot.methods.classifiers import FeatureClassifier, fit_rule
 from rareshot.methods.finetune import FineTuned, finetune
 from rareshot.methods.memory import Memory, in_one_order
+from rareshot.methods.pretrained import imagenet_pixels
 from rareshot.pixels import Pixels
 from rareshot.recorded import recorded_network
 from rareshot.states import carrying, refuse_other_state
@@ -39,7 +41,9 @@ class Supervised:
     """Train a backbone on the common diseases by cross-entropy; adapt its features, or all of it, to k images."""
 
     backbone: str = "conv4"
-    """conv4 and resblocks are ours; any other name is looked up in timm: densenet121 is Table 1's other one."""
+    """conv4, resblocks and efficientnet-lite0 are ours; any other name is looked up in timm: densenet121 is Table 1's."""
+    imagenet: bool = field(default=False, metadata=config.LATER)
+    """Begin with ImageNet's weights instead of random ones: efficientnet-lite0 has them, by the extra `pretrained`."""
     width: int | None = None
     """Filters of conv4 or resblocks; None: the paper's 64 or 32."""
     classifier: SupervisedClassifier = "finetune"
@@ -79,6 +83,10 @@ class Supervised:
         if self.classifier not in get_args(SupervisedClassifier):
             known = ", ".join(get_args(SupervisedClassifier))
             raise ValueError(f"classifier={self.classifier!r} is not a classifier; choose from {known}")
+        if self.imagenet and self.backbone != "efficientnet-lite0":
+            raise ValueError(
+                f"imagenet=True, but backbone={self.backbone!r}: efficientnet-lite0 alone has ImageNet's weights"
+            )
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out={self.held_out} must be at least 0 and below 1")
 
@@ -130,9 +138,13 @@ class Supervised:
         return learner.carrying(weights)
 
     def untrained(self, common: LabelledImages, *, seed: int) -> "SupervisedLearner":
-        """What `fit` begins with: random weights, pixels standardised as the common diseases ask."""
+        """What `fit` begins with: random weights, pixels standardised as the common diseases ask; or ImageNet's of both."""
+        net = self._network(common.size, seed)
+        if self.imagenet:
+            weights = {f"backbone.{name}": value for name, value in imagenet().items()}
+            return SupervisedLearner(self, carrying(net, weights), imagenet_pixels(common.size))
         train, _ = held_out(common, self.held_out)
-        return SupervisedLearner(self, self._network(common.size, seed), Pixels.of(train))
+        return SupervisedLearner(self, net, Pixels.of(train))
 
     def blank(self, size: int) -> "SupervisedLearner":
         """A learner of the right shapes for images of `size`, to load a state into."""
