@@ -1,8 +1,8 @@
 """Rate and length of training from ImageNet's weights, chosen on the common diseases alone.
 
 Two common diseases are left out of training; then logistic regression on k images of each must tell these two apart by the
-trained features, as it must the rare ones, on lesions that no method trains on. ImageNet's own features and a conv4 that was
-trained from random weights meet the same episodes. The rare diseases are never opened.
+trained features, as it must the rare ones, on lesions that no method trains on. ImageNet's own features meet the same episodes, as
+does the conv4 of results/finetune-choice.jsonl. The rare diseases are never opened.
 
     python experiments/transfer_choice.py --data PATH --out results/transfer-choice.jsonl
 
@@ -54,9 +54,8 @@ def main(
     """
     settle(threads)
     train, held = split_groups(load(data, SIZE).common(), fraction=HELD_OUT, seed=HELD_OUT_SEED)
-    plain = Supervised(classifier="logistic", iterations=1000, validate_every=1000, held_out=0.0)
-    begun = replace(plain, backbone="efficientnet-lite0", imagenet=True)
-    candidates: list[Method] = [Pretrained(), plain]
+    begun = Supervised(backbone="efficientnet-lite0", imagenet=True, classifier="logistic", held_out=0.0)
+    candidates: list[Method] = [Pretrained()]
     candidates += [
         replace(begun, lr=rate, iterations=length, validate_every=length) for length in iterations for rate in rates
     ]
