@@ -1,8 +1,8 @@
 """Rate and length of training from ImageNet's weights, chosen on the common diseases alone.
 
 Two common diseases are left out of training; then logistic regression on k images of each must tell these two apart by the
-trained features, as it must the rare ones, on lesions that no method trains on. ImageNet's own features meet the same episodes, as
-does the conv4 of results/finetune-choice.jsonl. The rare diseases are never opened.
+trained features, as it must the rare ones, on lesions that no method trains on. ImageNet's own features meet the same episodes,
+as does the conv4 of results/finetune-choice.jsonl. The rare diseases are never opened.
 
     python experiments/transfer_choice.py --data PATH --out results/transfer-choice.jsonl
 

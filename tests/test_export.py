@@ -39,7 +39,7 @@ def predictor_of(name: str, *, way: int = 2, size: int = 28, **changes: Any) -> 
     """An adapted learner none of whose weights is what it began with: no zero and no one hides a mistake."""
     draw = torch.Generator().manual_seed(0)
     method: Any = METHODS[name]
-    method = replace(method, **({} if name == "pretrained" else {"width": 8}), **changes)
+    method = replace(method, **({} if name in ("pretrained", "transfer") else {"width": 8}), **changes)
     state = dict(method.blank(size).state())
     for key, value in state.items():
         if value.is_floating_point():
@@ -92,6 +92,7 @@ KINDS = [
     ("logistic", {}),
     ("svm", {}),
     ("centroid", {}),
+    ("transfer", {"size": 32}),
     pytest.param("pretrained", {"size": 32}, marks=needs_weights),
 ]
 
@@ -115,6 +116,7 @@ def test_the_network_that_is_written_answers_as_the_classifier(name: str, change
         ("relation", {}),
         ("relation", {"norm": "group"}),
         ("logistic", {}),
+        pytest.param("transfer", {"size": 32}, marks=pytest.mark.long),
         pytest.param("pretrained", {"size": 32}, marks=[needs_weights, pytest.mark.long]),
     ],
 )

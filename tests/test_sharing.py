@@ -21,6 +21,7 @@ from rareshot.checkpoint import load_learner, save_learner, state_hash
 from rareshot.cli import main
 from rareshot.data.synthetic import separable
 from rareshot.evaluation import plan
+from rareshot.methods import METHODS
 from rareshot.methods.pretrained import Pretrained
 from rareshot.model_card import model_card
 from rareshot.predict import find_learner
@@ -141,6 +142,16 @@ def test_the_card_of_a_transductive_or_pretrained_learner_says_so(run: Path) -> 
     assert "nevus" not in card
     assert "trained on ImageNet by others" in card
     assert 'license: "other"' in card
+
+
+def test_the_card_of_what_began_with_imagenets_weights_says_so(run: Path) -> None:
+    method = METHODS["transfer"]
+    write_run(run, replace(RUN, method=method, name="transfer", data={"name": "isic2018", "common": ["nv", "mel"]}))
+    save_learner(run, method.blank(16))  # type: ignore[attr-defined]
+    card = model_card(run)
+    assert "| trained on | ImageNet, by others; then ISIC 2018" in card
+    assert "Trained from ImageNet's weights, made by others" in card
+    assert "random weights" not in card
 
 
 def test_no_name_breaks_the_cards_table_or_front_matter(run: Path) -> None:

@@ -49,6 +49,8 @@ def model_card(folder: Path) -> str:
     trained = f"{data.title if data else run.data.get('name', 'not recorded')}: {seen or 'no disease of this set'}"
     if isinstance(run.method, Pretrained):
         trained, licence, data = "ImageNet, by others; none of the images of any disease set", "", None
+    if getattr(run.method, "imagenet", False):
+        trained = f"ImageNet, by others; then {trained}"
     clients = run.data.get("clients")
     shared = {"shared by": f"{', '.join(map(str, clients))}; each kept its images"} if isinstance(clients, dict) else {}
     facts = {
@@ -152,8 +154,10 @@ def _contamination(run: Run) -> str:
             "Its backbone was trained on ImageNet by others. Whether images that you test on were among those is not known: "
             "take figures on public images with care."
         )
+    begun = "ImageNet's weights, made by others (whether images that you test on were among ImageNet's is not known),"
     return (
-        f"Trained from random weights on the images named above and no others. Figures on those images, or on sets that hold "
+        f"Trained from {begun if getattr(run.method, 'imagenet', False) else 'random weights'} on the images named above and no "
+        f"others. Figures on those images, or on sets that hold "
         f"them, with these classes ({as_markdown(', '.join(map(str, run.data.get('common', ()))))}), say nothing."
     )
 

@@ -175,7 +175,8 @@ def _trained(run: Run) -> str:
     common = run.data.get("common")
     if not common:
         return "not said"
-    return f"{run.data.get('name', 'data without a name')}: {', '.join(map(str, common))}"
+    begun = "ImageNet, then " if getattr(run.method, "imagenet", False) else ""
+    return f"{begun}{run.data.get('name', 'data without a name')}: {', '.join(map(str, common))}"
 
 
 def _fingerprint(bundle: Bundle) -> str:

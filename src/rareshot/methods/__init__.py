@@ -21,6 +21,10 @@ _KNOWN: dict[str, tuple[str, Method]] = {
     "svm": ("features + SVM", Supervised(classifier="svm")),
     "logistic": ("features + logistic regression", Supervised(classifier="logistic")),
     "centroid": ("features + nearest centroid", Supervised(classifier="centroid")),
+    "transfer": (
+        "ImageNet network trained on + logistic regression",
+        Supervised(backbone="efficientnet-lite0", imagenet=True, classifier="logistic", lr=3e-4),
+    ),
     "pretrained": ("ImageNet features + logistic regression", Pretrained()),
 }
 """Command → name in reports, and the method with the paper's values, or those of docs/paper.md where the paper gives none."""
