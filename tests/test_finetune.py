@@ -134,11 +134,21 @@ def test_images_given_twice_as_often_count_no_more(
     torch.testing.assert_close(once, twice, rtol=1e-3, atol=1e-4)
 
 
-def test_logits_that_lie_far_apart_are_still_told_apart() -> None:
-    logits = torch.tensor([[0.0, 150.0], [0.0, 120.0], [140.0, 0.0], [0.0, 700.0]])
-    order = ranking(probabilities(logits, torch.float64))[:, 1].argsort()
-    assert order.tolist() == [2, 1, 0, 3]
-    assert len(np.unique(ranking(probabilities(logits))[:, 1])) == 2, "in float32 they tie"
+@pytest.mark.parametrize("turn", [1, -1])
+def test_logits_that_lie_far_apart_are_still_told_apart(turn: int) -> None:
+    """599.9 to 600.1: no step where distances begin to be written smaller."""
+    most = torch.finfo(torch.float32).max
+    distances = torch.tensor(
+        [-most, -1e9, -745.0, -600.0, -599.0, -140.0, 0.0, 120.0, 150.0, 599.9, 600.1, 700.0, 1e6, most]
+    )
+    logits = turn * torch.stack([torch.zeros_like(distances), distances], 1)
+    logits[-1] = turn * torch.tensor([-most, most])
+    odds = turn * ranking(probabilities(logits, torch.float64))[:, 1]
+    assert (np.diff(odds) > 0).all()
+    near = distances.abs() < 600
+    np.testing.assert_allclose(odds[near], distances[near], rtol=1e-9, atol=1e-6)
+    assert np.abs(odds).max() < 690.7, "the least probability that is told from 0"
+    assert len(np.unique(ranking(probabilities(logits))[:, 1])) < len(distances), "in float32 they tie"
 
 
 def test_fine_tuning_that_diverged_answers_equal_probabilities(queries: Tensor) -> None:
