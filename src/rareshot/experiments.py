@@ -18,7 +18,7 @@ from rareshot.methods.supervised import Supervised
 from rareshot.types import Method
 
 CONV, DENSE = "4 conv blocks", "DenseNet-121"
-ADAPTING = ("classifier", "test_steps", "finetune_lr")
+ADAPTING = ("classifier", "test_steps", "finetune_lr", "beside_imagenet")
 """Fields of `Supervised` that training ignores: rows that differ in them alone share one run."""
 FEWER = 90
 """Episodes of rows that fine-tune, which take far longer than others: three draws of the paper's 30 runs, the first of the
@@ -137,6 +137,14 @@ _TRANSFER = Row(
     "transfer",
 )
 """ImageNet's weights and the common diseases both."""
+_COMBINED = Row(
+    "combined",
+    "features beside ImageNet's + logistic regression",
+    f"{CONV}, EfficientNet-Lite0",
+    METHODS["combined"],
+    "combined",
+)
+"""Both networks' features, with nothing trained but the plain conv4."""
 _UNTRAINED = Row("untrained", "random start, adapted", CONV, MAML(), "maml", untrained=True)
 _TABLE1 = Table(
     "table1",
@@ -171,6 +179,7 @@ _TABLE1 = Table(
         _features("logistic", "logistic regression", backbone="conv4"),
         _features("centroid", "nearest centroid", backbone="conv4"),
         _PRETRAINED,
+        _COMBINED,
         _TRANSFER,
         Row("protonet", "ProtoNet", CONV, ProtoNet(), "protonet"),
         Row("anil", "ANIL", CONV, MAML(adapted="head"), "anil"),

@@ -114,10 +114,41 @@ class _Ruled(nn.Module):
         self.rule = rule
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n way"]:
-        features = self.features(x)
-        lengths = features.square().sum(1, keepdim=True).sqrt()
-        logits: Tensor = self.rule(features / lengths.clamp_min(torch.finfo(torch.float32).tiny))
+        logits: Tensor = self.rule(_unit(self.features(x)))
         return logits
+
+
+class _Beside(nn.Module):
+    """A backbone's features and ImageNet's, both of length 1, of images in [0, 1]."""
+
+    def __init__(self, learner: SupervisedLearner) -> None:
+        super().__init__()
+        theirs = _Resized(copy.deepcopy(learner.imagenet.net), learner.size)
+        self.parts = nn.ModuleList(
+            [
+                _Unit(learner.pixels, copy.deepcopy(learner.net.backbone)),
+                _Unit(imagenet_pixels(learner.size), theirs),
+            ]
+        )
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        return torch.cat([part(x) for part in self.parts], 1)
+
+
+class _Unit(nn.Module):
+    """Features of length 1 of images in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, pixels: Pixels, net: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("mean", pixels.mean.view(1, 3, 1, 1))
+        self.register_buffer("std", pixels.std.view(1, 3, 1, 1))
+        self.net = net
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+        return _unit(self.net((x - self.mean) / self.std))
 
 
 class _Resized(nn.Module):
@@ -137,6 +168,12 @@ class _Resized(nn.Module):
             x = self.resize @ x @ self.resize.T
         features: Tensor = self.net(x)
         return features
+
+
+def _unit(features: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
+    """Each row divided by its length."""
+    lengths = features.square().sum(1, keepdim=True).sqrt()
+    return features / lengths.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _carrying(net: nn.Module, params: Mapping[str, Tensor]) -> nn.Module:
@@ -165,7 +202,9 @@ def _features(predictor: Predictor) -> tuple[Pixels, nn.Module, int]:
     learner = run.method.blank(run.size).with_state(predictor.bundle.state)
     width = learner.features(as_float(predictor.bundle.support.images[:1])).shape[1]
     if isinstance(learner, SupervisedLearner):
-        return learner.pixels, learner.net.backbone, width
+        if not learner.method.beside_imagenet:
+            return learner.pixels, learner.net.backbone, width
+        return Pixels.blank(learner.size), _Beside(learner), width
     if isinstance(learner, PretrainedLearner):
         return imagenet_pixels(learner.size), _Resized(copy.deepcopy(learner.net), learner.size), width
     raise ValueError(f"{kind_of(predictor)} has no form in ONNX here")

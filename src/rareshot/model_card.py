@@ -51,6 +51,8 @@ def model_card(folder: Path) -> str:
         trained, licence, data = "ImageNet, by others; none of the images of any disease set", "", None
     if getattr(run.method, "imagenet", False):
         trained = f"ImageNet, by others; then {trained}"
+    if getattr(run.method, "beside_imagenet", False):
+        trained = f"{trained}; beside it ImageNet's features, by others"
     clients = run.data.get("clients")
     shared = {"shared by": f"{', '.join(map(str, clients))}; each kept its images"} if isinstance(clients, dict) else {}
     facts = {
@@ -154,12 +156,13 @@ def _contamination(run: Run) -> str:
             "Its backbone was trained on ImageNet by others. Whether images that you test on were among those is not known: "
             "take figures on public images with care."
         )
-    begun = "ImageNet's weights, made by others (whether images that you test on were among ImageNet's is not known),"
-    return (
-        f"Trained from {begun if getattr(run.method, 'imagenet', False) else 'random weights'} on the images named above and no "
-        f"others. Figures on those images, or on sets that hold "
-        f"them, with these classes ({as_markdown(', '.join(map(str, run.data.get('common', ()))))}), say nothing."
-    )
+    begun = getattr(run.method, "imagenet", False)
+    weights = "ImageNet's weights" if begun else "random weights"
+    text = f"Trained from {weights} on the images named above and no others. "
+    if begun or getattr(run.method, "beside_imagenet", False):
+        text += "ImageNet's part was made by others: whether images that you test on were among its is not known. "
+    common = as_markdown(", ".join(map(str, run.data.get("common", ()))))
+    return f"{text}Figures on those images, or on sets that hold them, with these classes ({common}), say nothing."
 
 
 def _licence(run: Run, licence: str, citation: str) -> str:

@@ -176,7 +176,8 @@ def _trained(run: Run) -> str:
     if not common:
         return "not said"
     begun = "ImageNet, then " if getattr(run.method, "imagenet", False) else ""
-    return f"{begun}{run.data.get('name', 'data without a name')}: {', '.join(map(str, common))}"
+    beside = "; beside it ImageNet's features" if getattr(run.method, "beside_imagenet", False) else ""
+    return f"{begun}{run.data.get('name', 'data without a name')}: {', '.join(map(str, common))}{beside}"
 
 
 def _fingerprint(bundle: Bundle) -> str:

@@ -21,6 +21,10 @@ _KNOWN: dict[str, tuple[str, Method]] = {
     "svm": ("features + SVM", Supervised(classifier="svm")),
     "logistic": ("features + logistic regression", Supervised(classifier="logistic")),
     "centroid": ("features + nearest centroid", Supervised(classifier="centroid")),
+    "combined": (
+        "features beside ImageNet's + logistic regression",
+        Supervised(classifier="logistic", beside_imagenet=True),
+    ),
     "transfer": (
         "ImageNet network trained on + logistic regression",
         Supervised(backbone="efficientnet-lite0", imagenet=True, classifier="logistic", lr=3e-4),

@@ -8,8 +8,10 @@ augmentation. It acts in `adapt` alone, so one fitted state serves them all:
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
+import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
@@ -20,10 +22,10 @@ from rareshot.backbones.efficientnet import imagenet
 from rareshot.data.augment import affine, unchanged
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import EpisodeSpec
-from rareshot.methods.classifiers import FeatureClassifier, fit_rule
+from rareshot.methods.classifiers import FeatureClassifier, fit_rule, of_length_1
 from rareshot.methods.finetune import FineTuned, finetune
 from rareshot.methods.memory import Memory, in_one_order
-from rareshot.methods.pretrained import imagenet_pixels
+from rareshot.methods.pretrained import Pretrained, PretrainedLearner, imagenet_pixels
 from rareshot.pixels import Pixels
 from rareshot.recorded import recorded_network
 from rareshot.states import carrying, refuse_other_state
@@ -44,6 +46,8 @@ class Supervised:
     """conv4, resblocks and efficientnet-lite0 are ours; any other name is looked up in timm: densenet121 is Table 1's."""
     imagenet: bool = field(default=False, metadata=config.LATER)
     """Begin with ImageNet's weights instead of random ones: efficientnet-lite0 has them, by the extra `pretrained`."""
+    beside_imagenet: bool = field(default=False, metadata=config.LATER)
+    """Put ImageNet's features (extra `pretrained`) beside the backbone's; not with finetune. Training ignores it."""
     width: int | None = None
     """Filters of conv4 or resblocks; None: the paper's 64 or 32."""
     classifier: SupervisedClassifier = "finetune"
@@ -67,7 +71,8 @@ class Supervised:
     held_out: float = 0.2
     """Share of the common lesions kept from training, for the validation curve; the same lesions for every method."""
     validate_every: int = 100
-    """Iterations between two points of the validation curve. Nearest centroid judges it, whatever `classifier` is."""
+    """Iterations between two points of the validation curve. Nearest centroid judges it on the backbone's features, whatever
+    `classifier` and `beside_imagenet` are."""
 
     def __post_init__(self) -> None:
         EpisodeSpec(2, self.shot, QUERY)
@@ -86,6 +91,10 @@ class Supervised:
         if self.imagenet and self.backbone != "efficientnet-lite0":
             raise ValueError(
                 f"imagenet=True, but backbone={self.backbone!r}: efficientnet-lite0 alone has ImageNet's weights"
+            )
+        if self.beside_imagenet and self.classifier == "finetune":
+            raise ValueError(
+                "beside_imagenet=True, but classifier='finetune': choose knn, svm, logistic or centroid, which take features"
             )
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out={self.held_out} must be at least 0 and below 1")
@@ -108,7 +117,7 @@ class Supervised:
         if start is not None:
             learner = learner.with_state(start)
         batches = self._batches(train, learner.pixels, seed)
-        judged = replace(learner, method=replace(self, classifier="centroid"))
+        judged = replace(learner, method=replace(self, classifier="centroid", beside_imagenet=False))
         whole = build(
             self.backbone,
             size=common.size,
@@ -201,8 +210,16 @@ class SupervisedLearner:
         return FeatureClassifier(self.features, rule)
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> npt.NDArray[Any]:
-        """(n, features) of the backbone; each image by itself."""
-        return self.memory.features(self.pixels(images), recorded_network(self.net.backbone, machine.device()))
+        """(n, features) of the backbone, each image by itself; beside ImageNet's, both of length 1, where the method says so."""
+        own = self.memory.features(self.pixels(images), recorded_network(self.net.backbone, machine.device()))
+        if not self.method.beside_imagenet:
+            return own
+        return np.hstack([of_length_1(own), of_length_1(self.imagenet.features(images))])
+
+    @cached_property
+    def imagenet(self) -> PretrainedLearner:
+        """Whose features stand beside these; its weights are the package's, and no part of a state."""
+        return Pretrained().blank(self.size)
 
     def state(self) -> State:
         """The backbone's weights and running statistics, and the common diseases' pixel statistics."""

@@ -1,10 +1,10 @@
-"""Rate and length of training from ImageNet's weights, chosen on the common diseases alone.
+"""What to do with ImageNet's weights, and the rate of training that begins with them, chosen on the common diseases alone.
 
 Two common diseases are left out of training; then logistic regression on k images of each must tell these two apart by the
-trained features, as it must the rare ones, on lesions that no method trains on. ImageNet's own features meet the same episodes,
-as does the conv4 of results/finetune-choice.jsonl. The rare diseases are never opened.
+features of a network, as it must the rare ones, on lesions that no method trains on: ImageNet's own network, a conv4 trained from
+random weights, the features of both side by side, and ImageNet's network trained on. The rare diseases are never opened.
 
-    python experiments/transfer_choice.py --data PATH --out results/transfer-choice.jsonl
+    python experiments/imagenet_choice.py --data PATH --out results/imagenet-choice.jsonl
 
 Appends a line a measurement and skips those that are there, so that it can be stopped and started; training begins anew.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from finetune_choice import HELD_OUT, told_apart
+from finetune_choice import HELD_OUT, ITERATIONS, told_apart
 from search import SIZE
 from trust import measured
 
@@ -54,8 +54,9 @@ def main(
     """
     settle(threads)
     train, held = split_groups(load(data, SIZE).common(), fraction=HELD_OUT, seed=HELD_OUT_SEED)
-    begun = Supervised(backbone="efficientnet-lite0", imagenet=True, classifier="logistic", held_out=0.0)
-    candidates: list[Method] = [Pretrained()]
+    plain = Supervised(classifier="logistic", iterations=ITERATIONS, validate_every=ITERATIONS, held_out=0.0)
+    begun = replace(plain, backbone="efficientnet-lite0", imagenet=True)
+    candidates: list[Method] = [Pretrained(), plain]
     candidates += [
         replace(begun, lr=rate, iterations=length, validate_every=length) for length in iterations for rate in rates
     ]
@@ -66,25 +67,32 @@ def main(
         seen = train.of([name for name in train.classes if name not in strange])
         for method in candidates:
             learner = cache(partial(method.fit, seen, seed=0))
-            trained = method if isinstance(method, Supervised) else None
             for shot in shots:
-                key = {
-                    "network": trained.backbone if trained else "ImageNet's own",
-                    "left_out": pair,
-                    "shot": shot,
-                    "rate": trained.lr if trained else None,
-                    "iterations": method.iterations,
-                }
-                about = {"size": SIZE, "seed": 0, "versions": versions()}
-                figures = partial(areas_of, learner, held, strange, shot, episodes)
-                measured(out, key, {"episodes": episodes}, about, figures)
+                for judged in (method, replace(plain, beside_imagenet=True)) if method is plain else (method,):
+                    key = {"network": called(judged), "left_out": pair, "shot": shot, **lengths(judged)}
+                    about = {"size": SIZE, "seed": 0, "versions": versions()}
+                    figures = partial(areas_of, learner, judged, held, strange, shot, episodes)
+                    measured(out, key, {"episodes": episodes}, about, figures)
+
+
+def called(method: Method) -> str:
+    """Its network."""
+    if not isinstance(method, Supervised):
+        return "ImageNet's own"
+    return f"{method.backbone} beside ImageNet's" if method.beside_imagenet else method.backbone
+
+
+def lengths(method: Method) -> dict[str, Any]:
+    """Rate and iterations of its training."""
+    return {"rate": method.lr if isinstance(method, Supervised) else None, "iterations": method.iterations}
 
 
 def areas_of(
-    learner: Callable[[], Learner], held: LabelledImages, strange: list[str], shot: int, episodes: int
+    learner: Callable[[], Learner], method: Method, held: LabelledImages, strange: list[str], shot: int, episodes: int
 ) -> dict[str, Any]:
-    """AUCs of a learner that is trained at the first call."""
-    return told_apart(learner(), held, strange, shot, episodes)
+    """AUCs of a learner that is trained at the first call, adapted by `method`."""
+    fitted: Any = learner()
+    return told_apart(replace(fitted, method=method), held, strange, shot, episodes)
 
 
 if __name__ == "__main__":
