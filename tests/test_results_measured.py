@@ -38,6 +38,7 @@ def lines(tables: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
         "results/again.jsonl",
         "results/rounding.jsonl",
         "results/finetune-choice.jsonl",
+        "results/imagenet-choice.jsonl",
         "results/federated.jsonl",
     ]
     asked = ["git", "-C", str(ROOT), "ls-files", "-z", "--", *told]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rareshot.atomic import write_atomically
+from rareshot.backbones.efficientnet import NoWeightsError
 from rareshot.checkpoint import last_training_state, load_state, warmup_state
 from rareshot.evaluated import Evaluation, SummaryError, read_evaluation
 from rareshot.evaluation import Protocol
@@ -131,11 +132,9 @@ def fill(
             except HeldElsewhereError as error:
                 held.append(todo)
                 where = error.name
-            except (TrainingDivergedError, ValueError) as error:
+            except (TrainingDivergedError, NoWeightsError) as error:
                 if isinstance(error, TrainingDivergedError):
                     diverged[todo.run] = error
-                elif not todo.cell.row.pretrained:
-                    raise
                 empty[todo.cell.name] = error
                 missing -= set(_parts(todo))
         if len(held) == len(todos):

