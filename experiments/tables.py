@@ -65,6 +65,11 @@ DIFFERENCES = {
         ("laptop", "maml-transductive", "maml", 5),
         ("laptop", "daml-transductive", "daml", 5),
     ],
+    "imagenet-differences": [
+        ("laptop", *pair, shot)
+        for shot in (1, 3, 5)
+        for pair in (("combined", "pretrained"), ("combined", "logistic-conv4"), ("transfer", "pretrained"))
+    ],
     "anil-differences": [("laptop", "anil", "maml", shot) for shot in (1, 3, 5)],
     "finetune-differences": [
         ("laptop", f"finetune-{net}", rule, shot)
@@ -107,6 +112,8 @@ class Lines(NamedTuple):
     """Lines of leak.jsonl at k = 5, by their row."""
     rates: Sequence[Record]
     """Lines of finetune-choice.jsonl."""
+    imagenet: Sequence[Record]
+    """Lines of imagenet-choice.jsonl."""
     federated: Sequence[Record]
     """Lines of federated.jsonl."""
 
@@ -141,9 +148,9 @@ def read(results: Path) -> Lines:
         raise ValueError(f"{results / folder} has no evaluation of {data}, {WAY}-way")
 
     curves = [line for line in gathered["laptop"].fine_tuning if line["data"] == "isic2018"]
-    unseen, leak, again, rounding, rates, federated = (
+    unseen, leak, again, rounding, rates, imagenet, federated = (
         [json.loads(line) for line in (results / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("unseen-disease", "leak", "again", "rounding", "finetune-choice", "federated")
+        for name in ("unseen-disease", "leak", "again", "rounding", "finetune-choice", "imagenet-choice", "federated")
     )
     parts = (part("laptop", "isic2018"), part("paper", "isic2018"), part("laptop", "pad-ufes-20"))
     return Lines(
@@ -154,6 +161,7 @@ def read(results: Path) -> Lines:
         rounding,
         {line["row"]: line for line in leak if line["shot"] == 5},
         rates,
+        imagenet,
         federated,
     )
 
@@ -555,11 +563,30 @@ def leak(lines: Lines) -> str:
 def rates(lines: Lines) -> str:
     """Fine-tuning at several rates between two diseases that were left out of training, and a linear rule beside it."""
     found = {(line["left_out"], line["shot"], line["rate"]): line for line in lines.rates}
-    pairs = list(dict.fromkeys((pair, shot) for pair, shot, _ in found))
+
+    def called(rate: float | None) -> str:
+        return "features + logistic regression" if rate is None else f"fine-tuning, rate {rate:g}"
+
+    return between_pairs({(pair, shot, called(rate)): line for (pair, shot, rate), line in found.items()})
+
+
+def imagenet(lines: Lines) -> str:
+    """What to do with ImageNet's weights, between two diseases that were left out of training."""
+
+    def called(line: Record) -> str:
+        if line["network"] != "efficientnet-lite0":
+            return f"features of {line['network']}".replace("ImageNet's own", "ImageNet")
+        return f"ImageNet's network trained on, rate {line['rate']:g}, {line['iterations']} iterations"
+
+    return between_pairs({(line["left_out"], line["shot"], called(line)): line for line in lines.imagenet})
+
+
+def between_pairs(found: Mapping[tuple[str, int, str], Record]) -> str:
+    """Pair, k, and what was asked → its line: rows by pair and k, and their mean."""
+    pairs = sorted({(pair, shot) for pair, shot, _ in found})
     drawn = []
-    for rate in dict.fromkeys(rate for _, _, rate in found):
-        own = [found[pair, shot, rate] for pair, shot in pairs]
-        name = "features + logistic regression" if rate is None else f"fine-tuning, rate {rate:g}"
+    for name in dict.fromkeys(name for *_, name in found):
+        own = [found[pair, shot, name] for pair, shot in pairs]
         mean = sum(line["auc"]["mean"] for line in own) / len(own)
         drawn.append([name, *(measured(line, "auc") for line in own), f"{100 * mean:.1f}"])
     header = ["", *(f"{pair.replace('+', ' and ')}, k = {shot}" for pair, shot in pairs), "mean"]
@@ -615,6 +642,7 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "unseen": unseen,
     "leak": leak,
     "rates": rates,
+    "imagenet": imagenet,
     "shared": shared,
     **{name: partial(differences, name=name) for name in DIFFERENCES},
 }

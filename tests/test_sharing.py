@@ -149,15 +149,16 @@ def test_the_card_of_what_began_with_imagenets_weights_says_so(run: Path) -> Non
     write_run(run, replace(RUN, method=method, name="transfer", data={"name": "isic2018", "common": ["nv", "mel"]}))
     save_learner(run, method.blank(16))  # type: ignore[attr-defined]
     card = model_card(run)
-    assert "| trained on | ImageNet, by others; then ISIC 2018" in card
+    assert "| trained on | ImageNet, then ISIC 2018" in card
     assert "Trained from ImageNet's weights on the images" in card
     method = METHODS["combined"]
     write_run(run, replace(RUN, method=method, name="combined", data={"name": "isic2018", "common": ["nv", "mel"]}))
     save_learner(run, method.blank(16))  # type: ignore[attr-defined]
     beside = model_card(run)
-    assert "; beside it ImageNet's features, by others |" in beside
+    assert ", beside ImageNet |" in beside
     assert "Trained from random weights on the images" in beside
     assert all("was made by others" in text for text in (card, beside))
+    assert all("whose terms are ImageNet's" in text for text in (card, beside))
 
 
 def test_no_name_breaks_the_cards_table_or_front_matter(run: Path) -> None:

@@ -75,7 +75,7 @@ def test_training_begins_with_imagenets_weights_and_colours(common: LabelledImag
 
 
 def test_only_efficientnet_has_imagenets_weights() -> None:
-    with pytest.raises(ValueError, match=r"imagenet=True, but backbone='conv4': efficientnet-lite0 alone has"):
+    with pytest.raises(ValueError, match=r"imagenet=True, but backbone='conv4': only efficientnet-lite0 has"):
         Supervised(imagenet=True)
 
 

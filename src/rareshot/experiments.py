@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from rareshot.losses import DifficultyAware
-from rareshot.methods import METHODS
+from rareshot.methods import LABELS, METHODS
 from rareshot.methods.maml import MAML
 from rareshot.methods.pretrained import Pretrained
 from rareshot.methods.protonet import ProtoNet
@@ -131,7 +131,7 @@ _PRETRAINED = Row(
 """What a user would take instead: the bar to beat, in every table."""
 _TRANSFER = Row(
     "transfer",
-    "ImageNet network trained on + logistic regression",
+    LABELS["transfer"],
     "EfficientNet-Lite0",
     METHODS["transfer"],
     "transfer",
@@ -139,7 +139,7 @@ _TRANSFER = Row(
 """ImageNet's weights and the common diseases both."""
 _COMBINED = Row(
     "combined",
-    "features beside ImageNet's + logistic regression",
+    LABELS["combined"],
     f"{CONV}, EfficientNet-Lite0",
     METHODS["combined"],
     "combined",

@@ -18,6 +18,7 @@ from rareshot.methods.episodic_metric import MetricClassifier, MetricNetwork
 from rareshot.methods.finetune import FineTuned
 from rareshot.methods.maml import EpisodicClassifier
 from rareshot.methods.pretrained import SIZE, PretrainedLearner, imagenet_pixels
+from rareshot.methods.probabilities import in_order
 from rareshot.methods.supervised import SupervisedLearner
 from rareshot.pixels import Pixels
 from rareshot.predict import Predictor
@@ -57,7 +58,8 @@ def deployed(predictor: Predictor) -> nn.Module:
         logits = _Ruled(features, _linear(classifier.rule, width, len(predictor.classes)))
     else:
         raise ValueError(f"{kind_of(predictor)} has no form in ONNX here")
-    return _Answering(pixels, logits, predictor.bundle.temperature).eval().requires_grad_(False)
+    tuned = isinstance(classifier, FineTuned)
+    return _Answering(pixels, logits, predictor.bundle.temperature, in_float64=tuned).eval().requires_grad_(False)
 
 
 def kind_of(predictor: Predictor) -> str:
@@ -72,12 +74,13 @@ class _Answering(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, pixels: Pixels, logits: nn.Module, temperature: float) -> None:
+    def __init__(self, pixels: Pixels, logits: nn.Module, temperature: float, *, in_float64: bool) -> None:
         super().__init__()
         self.register_buffer("mean", pixels.mean.view(1, 3, 1, 1))
         self.register_buffer("std", pixels.std.view(1, 3, 1, 1))
         self.logits = logits
         self.temperature = temperature
+        self.in_float64 = in_float64
 
     def forward(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n way"]:
         x = images.permute(0, 3, 1, 2).float() / 255
@@ -85,9 +88,11 @@ class _Answering(nn.Module):
         # As the classifiers do: an adaptation that diverged knows nothing, and says so.
         known = logits.isfinite().all(1, keepdim=True)
         logits = torch.where(known, logits, 0)
-        if self.temperature != 1:  # which `predict` applies to probabilities in float32, where the smallest are 0
-            logs = logits.log_softmax(1)
-            logits = torch.where(logs < LOG_ROUNDED_TO_0, math.log(TINY), logs) / self.temperature
+        if self.temperature != 1:  # which `predict` applies to probabilities; in float32 the smallest of these are 0
+            logs = in_order(logits) if self.in_float64 else logits.log_softmax(1)
+            if not self.in_float64:
+                logs = torch.where(logs < LOG_ROUNDED_TO_0, math.log(TINY), logs)
+            logits = logs / self.temperature
         return logits.softmax(1)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from rareshot.checkpoint import load_learner, state_hash
 from rareshot.data.cards import CARDS
 from rareshot.data.files import read_file
-from rareshot.methods import LABELS
+from rareshot.methods import LABELS, taught_by
 from rareshot.methods.pretrained import Pretrained
 from rareshot.run_record import Run, read_run
 from rareshot.statistics import Interval
@@ -49,10 +49,8 @@ def model_card(folder: Path) -> str:
     trained = f"{data.title if data else run.data.get('name', 'not recorded')}: {seen or 'no disease of this set'}"
     if isinstance(run.method, Pretrained):
         trained, licence, data = "ImageNet, by others; none of the images of any disease set", "", None
-    if getattr(run.method, "imagenet", False):
-        trained = f"ImageNet, by others; then {trained}"
-    if getattr(run.method, "beside_imagenet", False):
-        trained = f"{trained}; beside it ImageNet's features, by others"
+    else:
+        trained = taught_by(run.method, trained)
     clients = run.data.get("clients")
     shared = {"shared by": f"{', '.join(map(str, clients))}; each kept its images"} if isinstance(clients, dict) else {}
     facts = {
@@ -171,11 +169,13 @@ def _licence(run: Run, licence: str, citation: str) -> str:
             "Its weights are those of the package that the extra `pretrained` installs, under that package's licence; they were "
             "made from ImageNet's images, whose terms are ImageNet's."
         )
+    theirs = "" if taught_by(run.method, "") == "" else " ImageNet has a part in it too, whose terms are ImageNet's."
     if not licence:
         return (
             "That of the images it was trained on, which is not known here: ask who holds them before you pass it on."
+            f"{theirs}"
         )
-    return f"That of the images it was trained on: {as_markdown(licence)}. Cite {as_markdown(citation)}."
+    return f"That of the images it was trained on: {as_markdown(licence)}. Cite {as_markdown(citation)}.{theirs}"
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from rareshot.backbones.efficientnet import SHA256
 from rareshot.bundle import Bundle
 from rareshot.checkpoint import state_hash
 from rareshot.data.cards import CARDS
+from rareshot.methods import taught_by
 from rareshot.methods.pretrained import Pretrained
 from rareshot.pictures import picture
 from rareshot.predict import Predictor
@@ -175,9 +176,7 @@ def _trained(run: Run) -> str:
     common = run.data.get("common")
     if not common:
         return "not said"
-    begun = "ImageNet, then " if getattr(run.method, "imagenet", False) else ""
-    beside = "; beside it ImageNet's features" if getattr(run.method, "beside_imagenet", False) else ""
-    return f"{begun}{run.data.get('name', 'data without a name')}: {', '.join(map(str, common))}{beside}"
+    return taught_by(run.method, f"{run.data.get('name', 'data without a name')}: {', '.join(map(str, common))}")
 
 
 def _fingerprint(bundle: Bundle) -> str:
@@ -186,7 +185,10 @@ def _fingerprint(bundle: Bundle) -> str:
 
 
 def _weights(bundle: Bundle) -> str:
-    return SHA256 if isinstance(bundle.run.method, Pretrained) else state_hash(bundle.state)
+    if isinstance(bundle.run.method, Pretrained):
+        return SHA256
+    beside = f", and ImageNet's {SHA256}" if getattr(bundle.run.method, "beside_imagenet", False) else ""
+    return f"{state_hash(bundle.state)}{beside}"
 
 
 def _calibration(bundle: Bundle) -> str:

@@ -22,7 +22,7 @@ HeadMode = Literal["full", "shared"]
 
 
 WIDTHS = {"conv4": 64, "resblocks": 32}
-"""The paper's filters, of the backbones that can be built with others."""
+"""The paper's number of filters, of the backbones that can be built with another."""
 BACKBONES: dict[str, Callable[[int, AnyNorm, int | None], nn.Module]] = {
     "conv4": lambda size, norm, width: Conv4(size, width=width or WIDTHS["conv4"], norm=norm),
     "resblocks": lambda size, norm, width: ResBlocks(size, width=width or WIDTHS["resblocks"], norm=norm),

@@ -12,7 +12,7 @@ from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS, data_progress
 from rareshot.data.files import shown
 from rareshot.machine import settle
-from rareshot.methods.pretrained import Pretrained
+from rareshot.methods import taught_by
 from rareshot.predict import Predictor, adapt_to
 
 SHOWN = 10
@@ -65,8 +65,8 @@ def adapt(args: Sequence[str]) -> None:
     bundle = predictor.bundle
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_bundle(options.out, bundle)
-    classes = () if isinstance(bundle.run.method, Pretrained) else bundle.run.data.get("common", ())
-    trained = ", ".join(map(shown, classes)) or "ImageNet"
+    common = ", ".join(map(shown, bundle.run.data.get("common", ()))) or "diseases that are not recorded"
+    trained = taught_by(bundle.run.method, common)
     _say(f"learner: {shown(bundle.learner)} ({shown(bundle.run.name)}, {bundle.run.size} px), trained on {trained}")
     _say("classes: " + ", ".join(f"{shown(name)} ({count})" for name, count in bundle.support.counts.items()))
     for caution in bundle.support.cautions():

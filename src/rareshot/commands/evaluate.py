@@ -57,7 +57,7 @@ class Evaluate:
     test_steps: int | None = None
     """Steps of adaptation; None: the method's."""
     untrained: bool = False
-    """Judge the run's random initialisation instead: what adapting reaches with nothing learnt."""
+    """Judge what the run began with instead, mostly random weights: what adapting reaches with nothing learnt."""
     by_image: bool = False
     """Draw single images, so that photographs of one lesion may stand on both sides (paper protocol); not for reporting."""
     rare: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
+from rareshot.backbones.efficientnet import imagenet
 from rareshot.checkpoint import last_training_state, warmup_state
 from rareshot.commands.events import tensorboard_writer
 from rareshot.commands.options import Machine, load_images, parse, size_of
 from rareshot.commands.terminal import CONSOLE, STATUS, Stop, progress, stoppable
-from rareshot.methods import LABELS, METHODS
+from rareshot.methods import LABELS, METHODS, taught_by
 from rareshot.run_record import Run, read_run, versions
 from rareshot.runs import fit_run, share_a_warmup
 from rareshot.scales import SCALES, at_scale
@@ -64,6 +65,8 @@ def fit(args: Sequence[str]) -> None:
     options.machine.start()
     size = size_of(options.size, scale)
     run = _run_of(options, name, size)
+    if taught_by(run.method, ""):
+        imagenet()  # where its extra is missing, that is said now and not after the training
     images = load_images(options.data, run.size, options.rare)
     common = images.common()
     facts: dict[str, Any] = {

@@ -11,6 +11,7 @@ from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS
 from rareshot.data.cards import CARDS
 from rareshot.data.files import shown
+from rareshot.methods import taught_by
 from rareshot.methods.pretrained import Pretrained
 from rareshot.sharing import pull, push
 
@@ -62,8 +63,10 @@ def pull_command(args: Sequence[str]) -> None:
     pretrained = isinstance(run.method, Pretrained)
     name = "ImageNet, by others" if pretrained else str(run.data.get("name", "unknown data"))
     licence = CARDS[name].licence if name in CARDS else "that of its data, which is not known here"
+    taught = name if pretrained else taught_by(run.method, name)
     for text in (
-        f"learner: {options.out} ({shown(run.name)}, {run.size} px), trained on {shown(name)}; its card: {options.out}/README.md",
+        f"learner: {options.out} ({shown(run.name)}, {run.size} px), trained on {shown(taught)}",
+        f"its card: {options.out}/README.md",
         f"licence: {licence}",
         f"SHA-256 of the weights: {state_hash(learner.state())}",
         f"next: rareshot adapt {options.out} --support PHOTOGRAPHS --out FILE",

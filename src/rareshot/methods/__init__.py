@@ -26,7 +26,7 @@ _KNOWN: dict[str, tuple[str, Method]] = {
         Supervised(classifier="logistic", beside_imagenet=True),
     ),
     "transfer": (
-        "ImageNet network trained on + logistic regression",
+        "ImageNet network, trained further + logistic regression",
         Supervised(backbone="efficientnet-lite0", imagenet=True, classifier="logistic", lr=3e-4),
     ),
     "pretrained": ("ImageNet features + logistic regression", Pretrained()),
@@ -41,3 +41,14 @@ LABELS: dict[str, str] = {command: label for command, (label, _) in _KNOWN.items
 
 KINDS: dict[str, type] = {type(method).__name__: type(method) for method in METHODS.values()}
 """The classes of methods by name, as run.json says them."""
+
+
+def taught_by(method: Method, common: str) -> str:
+    """What the answers of a fitted method go back to, for people: `common` names the diseases; ImageNet where it has a part."""
+    if isinstance(method, Pretrained):
+        return "ImageNet"
+    if getattr(method, "imagenet", False):
+        return f"ImageNet, then {common}"
+    if getattr(method, "beside_imagenet", False):
+        return f"{common}, beside ImageNet"
+    return common

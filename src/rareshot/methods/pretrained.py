@@ -127,7 +127,10 @@ def imagenet_pixels(size: int) -> Pixels:
 @cache
 def _network() -> EfficientNetLite0:
     """With ImageNet's weights, which nothing here changes."""
-    with torch.device("meta"):
+    with torch.device("meta"):  # draws nothing
         net = EfficientNetLite0(SIZE)
-    net = carrying(net.to_empty(device="cpu"), imagenet())
+    net = net.to_empty(device="cpu")
+    for counter in net.buffers():
+        counter.zero_()
+    net = carrying(net, imagenet())
     return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)

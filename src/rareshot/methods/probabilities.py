@@ -11,16 +11,19 @@ FAR = 600.0
 def probabilities(logits: Float[Tensor, "n way"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "n way"]:
     """Softmax, in float64, on the CPU. An adaptation that diverged knows nothing, and says so: equal probabilities.
 
-    Two classes keep the order of all images, however far apart their logits lie: a distance d above 600 is taken as
-    600 + log(1 + d - 600), which no finite d of float32 brings to 690.
-
     Args:
         dtype: of the answer. Logits that lie more than 103 apart, as after fine-tuning on one image, are a probability of
             just 0 in float32, so that such images rank alike; float64 tells them apart.
     """
     logits = logits.cpu()
     known = logits.isfinite().all(1, keepdim=True)
-    below = torch.where(known, logits, 0).double()
-    below = below - below.amax(1, keepdim=True)
-    far = -FAR - torch.log1p((-FAR - below).clamp_min(0))
-    return torch.where(below < -FAR, far, below).softmax(1).to(dtype)
+    return in_order(torch.where(known, logits, 0).double()).softmax(1).to(dtype)
+
+
+def in_order(logits: Float[Tensor, "n way"]) -> Float[Tensor, "n way"]:
+    """Each row less its largest; a distance d above 600 as 600 + log(1 + d - 600), which no finite d of float32 brings to 690.
+
+    So two classes keep the order of all images, however far apart their logits lie; of more, distances of small classes shrink.
+    """
+    below = logits - logits.amax(1, keepdim=True)
+    return torch.where(below < -FAR, -FAR - torch.log1p((-FAR - below).clamp_min(0)), below)

@@ -90,7 +90,8 @@ class Supervised:
             raise ValueError(f"classifier={self.classifier!r} is not a classifier; choose from {known}")
         if self.imagenet and self.backbone != "efficientnet-lite0":
             raise ValueError(
-                f"imagenet=True, but backbone={self.backbone!r}: efficientnet-lite0 alone has ImageNet's weights"
+                f"imagenet=True, but backbone={self.backbone!r}: only efficientnet-lite0 has ImageNet's weights; "
+                "take it, or --no-imagenet"
             )
         if self.beside_imagenet and self.classifier == "finetune":
             raise ValueError(
