@@ -144,21 +144,20 @@ def test_the_card_of_a_transductive_or_pretrained_learner_says_so(run: Path) -> 
     assert 'license: "other"' in card
 
 
-def test_the_card_of_what_began_with_imagenets_weights_says_so(run: Path) -> None:
-    method = METHODS["transfer"]
-    write_run(run, replace(RUN, method=method, name="transfer", data={"name": "isic2018", "common": ["nv", "mel"]}))
-    save_learner(run, method.blank(16))  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("name", "trained", "weights"),
+    [
+        ("transfer", "| trained on | ImageNet, then ISIC 2018", "Trained from ImageNet's weights on the images"),
+        ("combined", ", beside ImageNet |", "Trained from random weights on the images"),
+    ],
+)
+def test_the_card_says_where_imagenet_has_a_part(run: Path, name: str, trained: str, weights: str) -> None:
+    method: Any = METHODS[name]
+    write_run(run, replace(RUN, method=method, name=name, data={"name": "isic2018", "common": ["nv", "mel"]}))
+    save_learner(run, method.blank(16))
     card = model_card(run)
-    assert "| trained on | ImageNet, then ISIC 2018" in card
-    assert "Trained from ImageNet's weights on the images" in card
-    method = METHODS["combined"]
-    write_run(run, replace(RUN, method=method, name="combined", data={"name": "isic2018", "common": ["nv", "mel"]}))
-    save_learner(run, method.blank(16))  # type: ignore[attr-defined]
-    beside = model_card(run)
-    assert ", beside ImageNet |" in beside
-    assert "Trained from random weights on the images" in beside
-    assert all("was made by others" in text for text in (card, beside))
-    assert all("whose terms are ImageNet's" in text for text in (card, beside))
+    for told in (trained, weights, "was made by others", "whose terms are ImageNet's"):
+        assert told in card
 
 
 def test_no_name_breaks_the_cards_table_or_front_matter(run: Path) -> None:

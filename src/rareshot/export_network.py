@@ -128,7 +128,7 @@ class _Beside(nn.Module):
 
     def __init__(self, learner: SupervisedLearner) -> None:
         super().__init__()
-        theirs = _Resized(copy.deepcopy(learner.imagenet.net), learner.size)
+        theirs = _Resized(copy.deepcopy(learner.beside.net), learner.size)
         self.parts = nn.ModuleList(
             [
                 _Unit(learner.pixels, copy.deepcopy(learner.net.backbone)),

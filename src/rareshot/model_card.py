@@ -169,7 +169,7 @@ def _licence(run: Run, licence: str, citation: str) -> str:
             "Its weights are those of the package that the extra `pretrained` installs, under that package's licence; they were "
             "made from ImageNet's images, whose terms are ImageNet's."
         )
-    theirs = "" if taught_by(run.method, "") == "" else " ImageNet has a part in it too, whose terms are ImageNet's."
+    theirs = " ImageNet has a part in it too, whose terms are ImageNet's." if taught_by(run.method, "") else ""
     if not licence:
         return (
             "That of the images it was trained on, which is not known here: ask who holds them before you pass it on."

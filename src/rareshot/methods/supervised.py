@@ -215,10 +215,10 @@ class SupervisedLearner:
         own = self.memory.features(self.pixels(images), recorded_network(self.net.backbone, machine.device()))
         if not self.method.beside_imagenet:
             return own
-        return np.hstack([of_length_1(own), of_length_1(self.imagenet.features(images))])
+        return np.hstack([of_length_1(own), of_length_1(self.beside.features(images))])
 
     @cached_property
-    def imagenet(self) -> PretrainedLearner:
+    def beside(self) -> PretrainedLearner:
         """Whose features stand beside these; its weights are the package's, and no part of a state."""
         return Pretrained().blank(self.size)
 
