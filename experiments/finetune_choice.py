@@ -6,7 +6,8 @@ never opened.
 
     python experiments/finetune_choice.py --data PATH --out results/finetune-choice.jsonl
 
-Appends a line a measurement and skips those that are there, so that it can be stopped and started; training begins anew.
+Appends a line a measurement and skips those that are there, so that it can be stopped and started. What was trained lies beside
+the lines, in a folder of their name, and is trained once.
 """
 
 from dataclasses import replace
@@ -18,12 +19,13 @@ import tyro
 from search import SIZE
 from trust import measured
 
+from rareshot.checkpoint import load_state, save_state
+from rareshot.commands.options import Machine
 from rareshot.data.collection import LabelledImages, split_groups
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.evaluation import Plan, evaluate
-from rareshot.machine import settle
-from rareshot.methods.supervised import Supervised
+from rareshot.methods.supervised import Supervised, SupervisedLearner
 from rareshot.run_record import versions
 from rareshot.statistics import interval
 from rareshot.types import Learner
@@ -43,7 +45,7 @@ def main(
     shots: tuple[int, ...] = (1, 5),
     rates: tuple[float, ...] = RATES,
     episodes: int = 60,
-    threads: int | None = None,
+    machine: tyro.conf.OmitArgPrefixes[Machine] = Machine(device="cpu"),
 ) -> None:
     """Measure what is not there yet.
 
@@ -52,12 +54,11 @@ def main(
         out: JSON lines, one a network, rate and shot.
         backbone: conv4, or a name of timm.
         left_out: two common diseases joined by +, one training after the other.
-        shots: support images a class, k.
+        shots: support images a class, k; none: only train.
         rates: of Adam while fine-tuning.
         episodes: the same ones for every rate.
-        threads: None: all cores.
     """
-    settle(threads)
+    machine.start()
     train, held = split_groups(load(data, SIZE).common(), fraction=HELD_OUT, seed=HELD_OUT_SEED)
     for pair in left_out:
         strange = pair.split("+")
@@ -65,7 +66,7 @@ def main(
             raise SystemExit(f"--left-out {pair}: two of {', '.join(train.classes)}, joined by +")
         seen = train.of([name for name in train.classes if name not in strange])
         trained = Supervised(backbone=backbone, iterations=ITERATIONS, validate_every=ITERATIONS, held_out=0.0)
-        learner = trained.fit(seen, seed=0)
+        learner = kept(out.with_suffix("") / f"{backbone}-without-{pair}.safetensors", trained, seen)
         for shot in shots:
             candidates = [replace(trained, classifier="logistic")]
             candidates += [replace(trained, classifier="finetune", finetune_lr=rate) for rate in rates]
@@ -81,6 +82,16 @@ def main(
                 about = {"size": SIZE, "seed": 0, "steps": method.test_steps, "versions": versions()}
                 figures = partial(told_apart, judged, held, strange, shot, episodes)
                 measured(out, key, {"episodes": episodes}, about, figures)
+
+
+def kept(file: Path, method: Supervised, images: LabelledImages) -> SupervisedLearner:
+    """The learner in `file`; trained, where there is none yet."""
+    if not file.exists():
+        learner = method.fit(images, seed=0)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_state(file, learner.state(), {})
+        return learner
+    return method.blank(SIZE).with_state(load_state(file)[0])
 
 
 def told_apart(learner: Learner, held: LabelledImages, strange: list[str], shot: int, episodes: int) -> dict[str, Any]:
