@@ -214,7 +214,9 @@ _TABLE3 = Table(
     # DAML at k = 5: 82.76 here, 82.67 in the paper's text.
     (
         *_maml_family(_k135(63.00, 74.03, 80.70), _k135(63.20, 76.10, 81.80), _k135(63.33, 77.15, 82.76)),
+        _features("logistic", "logistic regression", backbone="conv4"),
         _PRETRAINED,
+        _TRANSFER,
         _UNTRAINED,
     ),
     data="dermofit",
