@@ -517,8 +517,8 @@ def rounding(lines: Lines) -> str:
             letters.append("ABCDEFG"[found[name].index(digest)])
         vectors = asked["ATEN_CPU_CAPABILITY"].upper()
         by = f"{vectors}, MKL {asked['MKL_CBWR']}" if asked["MKL_CBWR"] else vectors
-        drawn.append([line["cpu"], by, *letters])
-    return markdown(["CPU", "instructions", *trained.values()], drawn)
+        drawn.append([line["cpu"], by, line["versions"]["torch"], *letters])
+    return markdown(["CPU", "instructions", "torch", *trained.values()], drawn)
 
 
 def fig3(lines: Lines) -> str:

@@ -109,9 +109,28 @@ def test_cpus_of_two_makers_round_alike_by_what_a_command_sets() -> None:
         pytest.skip("results/ comes with the repository, not with the package")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     alike = [line for line in lines if line["asked"] == machine.INSTRUCTIONS]
-    assert {line["cpu"].split("-")[0].split(",")[0] for line in alike} >= {"AMD EPYC", "Haswell"}
+    assert {line["cpu"].split("-")[0].split(",")[0] for line in alike} >= {
+        "AMD EPYC",
+        "Haswell",
+        "Intel(R) Xeon(R) Processor",
+    }
+    assert len({line["versions"]["torch"] for line in alike}) > 1
     assert all(line["digests"] == alike[0]["digests"] for line in alike)
     assert any(line["digests"] != alike[0]["digests"] for line in lines)  # what was asked for made the difference
+
+
+def test_two_hundred_iterations_on_real_images_are_the_same_on_cpus_of_two_makers() -> None:
+    folder = ROOT / "results" / "conv4-200-iterations"
+    if not folder.is_dir():
+        pytest.skip("results/ comes with the repository, not with the package")
+    amd, intel = (folder / name for name in ("amd", "intel"))
+    assert (amd / "learner.safetensors").read_bytes() == (intel / "learner.safetensors").read_bytes()
+    losses = [[json.loads(line)["loss"] for line in (each / "log.jsonl").open()] for each in (amd, intel)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 200
+    settings = [json.loads((each / "run.json").read_bytes()) for each in (amd, intel)]
+    assert settings[0].pop("versions")["torch"] != settings[1].pop("versions")["torch"]
+    assert settings[0] == settings[1]
 
 
 def test_every_table_has_its_place(tables: ModuleType) -> None:
