@@ -66,7 +66,7 @@ def main(
         run: of a fitted inductive learner.
         out: JSON lines.
         other: images that the learner was not made for, as phone photographs; half of them are judged. None: made junk alone.
-        shot: k, at least 2.
+        shot: k. With 1 nothing can be left out: the temperature alone is measured.
         episodes: of measurements that adapt once an episode, or not at all.
         slow_episodes: of those that leave images out by adapting.
         threads: None: all cores.
@@ -93,6 +93,9 @@ def main(
         few,
         lambda: {"temperature": temperature_from_tasks(learner, held, spec, episodes=few, seed=1)},
     )["temperature"]
+    if shot == 1:
+        measure("calibration", "rare", episodes, lambda: calibration(rare, learner, temperature, shot, episodes))
+        return
     threshold = measure(
         "warning threshold",
         "common",
