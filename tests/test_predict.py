@@ -38,6 +38,8 @@ from rareshot.trust_file import Trust, save_trust
 from rareshot.validation import held_out
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+TRANSFER = "laptop/isic2018/cells/transfer-5shot-seed0"
+packaged = pytest.mark.parametrize("name", ["isic2018", "isic2018-transfer"])
 
 
 def put(file: Path, shade: int, seed: int) -> Path:
@@ -85,18 +87,20 @@ def new(tmp_path: Path) -> list[str]:
     return [str(put(tmp_path / "new" / f"{at:02d}.png", 20 if at % 2 else 170, 100 + at)) for at in range(20)]
 
 
-def test_the_short_form_of_the_readme_works(photos: Path, new: list[str]) -> None:
-    learner = rareshot.load("isic2018")
+@packaged
+def test_the_short_form_of_the_readme_works(name: str, photos: Path, new: list[str]) -> None:
+    learner = rareshot.load(name)
     probabilities = learner.adapt(rareshot.support_from(photos, learner.size))(torch.rand(2, 3, 64, 64))
     assert probabilities.shape == (2, 2)
-    predictor = rareshot.adapt_to("isic2018", photos)
+    predictor = rareshot.adapt_to(name, photos)
     assert [one.predicted for one in answers(predictor, new)] == ["rosacea", "lupus"] * 10
 
 
+@packaged
 def test_an_answer_is_bit_equal_alone_and_among_others_and_leaves_the_learner_alone(
-    photos: Path, new: list[str]
+    name: str, photos: Path, new: list[str]
 ) -> None:
-    predictor = adapt_to("isic2018", photos)
+    predictor = adapt_to(name, photos)
     before = state_hash(predictor.bundle.state)
     together = list(answers(predictor, new))
     alone = [next(answers(predictor, [path])) for path in reversed(new)][::-1]
@@ -234,9 +238,10 @@ def test_a_runs_folder_comes_before_a_word(
     assert load("isic2018").size == 16
 
 
-def test_the_packaged_learner_is_the_one_of_its_card() -> None:
-    run, learner = find_learner("isic2018")
-    card = (PACKAGED / "isic2018" / "CARD.md").read_text()
+@packaged
+def test_a_packaged_learner_is_the_one_of_its_card(name: str) -> None:
+    run, learner = find_learner(name)
+    card = (PACKAGED / name / "CARD.md").read_text()
     assert f"`{state_hash(learner.state())}`" in card
     assert str(run.data["fingerprint"]) in card
     assert all(f"`{name}`" in card for name in run.data["common"])
@@ -244,12 +249,13 @@ def test_the_packaged_learner_is_the_one_of_its_card() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["full", "paper"])
-def test_the_cards_figures_are_those_of_the_results(protocol: str) -> None:
-    file = RESULTS / f"packaged/isic2018/{protocol}-2way-5shot.summary.json"
+@pytest.mark.parametrize(("name", "folder"), [("isic2018", "packaged/isic2018"), ("isic2018-transfer", TRANSFER)])
+def test_the_cards_figures_are_those_of_the_results(name: str, folder: str, protocol: str) -> None:
+    file = RESULTS / folder / f"{protocol}-2way-5shot.summary.json"
     if not file.is_file():
         pytest.skip(f"{file.name} is not here: results/ comes with the repository, not with the package")
     summary = json.loads(file.read_text())
-    card = (PACKAGED / "isic2018" / "CARD.md").read_text()
+    card = (PACKAGED / name / "CARD.md").read_text()
     for auc in (summary["metrics"]["auc"], summary["auc_over_lesions"]):
         mean, low, high = (f"{100 * auc[name]:.1f}" for name in ("mean", "low", "high"))
         assert f"| `{protocol}` | {mean} | {low} to {high}, {auc['kind']}" in card

@@ -330,10 +330,11 @@ def test_a_forged_calibration_inside_a_classifier_is_refused_by_the_same_rules(
     assert "c.safetensors: its reference does not fit the learner" in capsys.readouterr().err
 
 
-def test_the_packaged_learner_is_calibrated_for_the_k_of_its_card() -> None:
-    trust = load_trust(PACKAGED / "isic2018", load("isic2018"))
+@pytest.mark.parametrize("name", ["isic2018", "isic2018-transfer"])
+def test_a_packaged_learner_is_calibrated_for_the_k_of_its_card(name: str) -> None:
+    trust = load_trust(PACKAGED / name, load(name))
     assert trust is not None
-    card = (PACKAGED / "isic2018" / "CARD.md").read_text()
+    card = (PACKAGED / name / "CARD.md").read_text()
     for k, temperature in trust.temperatures.items():
         limit = f"{trust.thresholds[k]:.2f}" if k in trust.thresholds else "none"
         assert f"| {k} | {temperature:.2f} | {limit} |" in card

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LEARNERS = ("trust", "trust-pretrained")
+LEARNERS = ("trust", "trust-transfer", "trust-pretrained")
 """The columns of the table, in order."""
 
 
@@ -17,7 +17,7 @@ def measured() -> list[dict[tuple[str, str], dict[str, Any]]]:
     if not all(file.is_file() for file in files):
         pytest.skip("results/ comes with the repository, not with the package")
     lines = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
-    return [{(line["what"], line["on"]): line for line in part} for part in lines]
+    return [{(line["what"], line["on"]): line for line in part if line["shot"] == 5} for part in lines]
 
 
 def percent(value: float) -> str:
@@ -34,7 +34,7 @@ def test_the_table_of_docs_trust_is_that_of_the_lines(measured: list[dict[tuple[
 
     def columns(start: str) -> list[str]:
         (row,) = [row for name, row in rows.items() if name.startswith(start)]
-        return [cell.strip() for cell in row.strip("|").split("|")][-2:]
+        return [cell.strip() for cell in row.strip("|").split("|")][-len(LEARNERS) :]
 
     calibration = [each["calibration", "rare"] for each in measured]
     assert {each["calibration", "rare"]["episodes"] for each in measured} == {600}
@@ -57,9 +57,23 @@ def test_the_table_of_docs_trust_is_that_of_the_lines(measured: list[dict[tuple[
     ]
 
 
-def test_the_card_says_what_was_measured(measured: list[dict[tuple[str, str], dict[str, Any]]]) -> None:
-    card = " ".join((ROOT / "src/rareshot/learners/isic2018/CARD.md").read_text().split())
-    ours = measured[0]
+@pytest.mark.parametrize(("name", "column"), [("isic2018", 0), ("isic2018-transfer", 1)])
+def test_the_card_says_what_was_measured(
+    name: str, column: int, measured: list[dict[tuple[str, str], dict[str, Any]]]
+) -> None:
+    card = " ".join((ROOT / f"src/rareshot/learners/{name}/CARD.md").read_text().split())
+    ours = measured[column]
     assert spanned(ours["prediction sets", "rare"]["coverage"]) in card
     assert spanned(ours["suspects", "rare"]["planted_among_most_suspect"]) in card
     assert f"and {ours['calibration', 'rare']['all lesions']['temperature']['ece']:.3f} with the temperature" in card
+
+
+def test_what_is_said_of_one_image_a_class_was_measured() -> None:
+    file = ROOT / "results/trust-transfer.jsonl"
+    if not file.is_file():
+        pytest.skip("results/ comes with the repository, not with the package")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    (line,) = [line for line in lines if (line["what"], line["shot"]) == ("calibration", 1)]
+    raw, mended = (line["all lesions"][name]["ece"] for name in ("raw", "temperature"))
+    card = " ".join((ROOT / "src/rareshot/learners/isic2018-transfer/CARD.md").read_text().split())
+    assert f"with one image of each class {raw:.3f} and {mended:.3f}" in card

@@ -1,7 +1,7 @@
 """Few-shot learning for rare-disease images. A few-shot learner is a function from a support set to a classifier.
 
 >>> import rareshot
->>> learner = rareshot.load("isic2018")
+>>> learner = rareshot.load("isic2018-transfer")
 >>> classifier = learner.adapt(rareshot.support_from("photographs/", learner.size))   # doctest: +SKIP
 """
 

@@ -30,7 +30,7 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     rounded to bytes first. Each image is judged by itself.
 
     Args:
-        learner: a learner, a run's folder, `isic2018` or `pretrained`, as in `rareshot.load`.
+        learner: a learner, a run's folder, or a word (`isic2018-transfer`, `isic2018`, `pretrained`), as in `rareshot.load`.
         seed: of the few methods whose adaptation draws at random.
 
     Attributes:

@@ -1,7 +1,7 @@
 """From a learner's name and a few photographs to answers on new images, each judged by itself.
 
-    load("isic2018").adapt(support_from("photographs/", 64))(images)      # the three nouns, by hand
-    adapted = adapt_to("isic2018", "photographs/")                        # with names, cautions and a file to save
+    load("isic2018-transfer").adapt(support_from("photographs/", 64))(images)   # the three nouns, by hand
+    adapted = adapt_to("isic2018-transfer", "photographs/")                     # with names, cautions and a file to save
     answer(adapted, "new.jpg")
 
 An answer depends on the classifier and on that one image, to the last bit, however many images are asked about.
@@ -42,8 +42,8 @@ from rareshot.trust_file import load_trust, refuse_misfit
 from rareshot.types import Classifier, Learner
 
 PACKAGED = Path(__file__).parent / "learners"
-WORDS = ("isic2018", "pretrained")
-"""Learners that need no run: one that comes with rareshot, and the ImageNet network of the extra `pretrained`."""
+WORDS = ("isic2018-transfer", "isic2018", "pretrained")
+"""Learners that need no run: two that come with rareshot, and the ImageNet network of the extra `pretrained`."""
 FORMULA = ("=", "+", "-", "@")
 """A cell that begins so is run by a spreadsheet."""
 UNUSUAL = 0.05
@@ -58,7 +58,7 @@ def load(name: str | Path) -> Learner:
     """The learner called `name`, ready for `adapt`.
 
     Args:
-        name: a run's folder, `isic2018` or `pretrained`; a folder comes before a word.
+        name: a run's folder, or one of `WORDS`; a folder comes before a word.
 
     Raises:
         FileNotFoundError: if it is neither.

@@ -133,7 +133,7 @@ def read_support(path: str | Path, size: int, *, observe: Observe = ignore) -> S
 
 
 def support_from(path: str | Path, size: int) -> Support:
-    """The same as a learner takes it: `rareshot.load("isic2018").adapt(rareshot.support_from("photographs/", 64))`."""
+    """The same as a learner takes it: `rareshot.load("isic2018-transfer").adapt(rareshot.support_from("photographs/", 64))`."""
     return read_support(path, size).support
 
 

@@ -32,14 +32,15 @@ class Adapt:
     With 2 photographs a class or more it ranks them by suspicion: how little each is expected by the others. Look at the
     labels of the first.
 
-    Example: rareshot adapt isic2018 --support photographs/ --out lesions.safetensors
+    Example: rareshot adapt isic2018-transfer --support photographs/ --out lesions.safetensors
 
     Then: rareshot predict lesions.safetensors new/ --out predictions.csv
     """
 
     learner: tyro.conf.Positional[str]
-    """A run's folder; or isic2018: meta-trained on common lesions in dermoscopy, comes with rareshot, not for commercial use;
-    or pretrained: an ImageNet network (extra `pretrained`). A folder comes before a word."""
+    """A run's folder; or a word. isic2018-transfer: for dermoscopy, an ImageNet network trained further on common lesions;
+    isic2018: a smaller one, meta-trained on them. Both come with rareshot, not for commercial use. pretrained: for anything, the
+    ImageNet network itself (extra `pretrained`). A folder comes before a word."""
     support: Path
     """The photographs: a folder with a folder a class, or a table of path,label."""
     out: Path

@@ -31,8 +31,8 @@ class Serve:
     """
 
     start: tyro.conf.Positional[str] = ""
-    """A learner (a run's folder, isic2018 or pretrained), or the file of a classifier, which goes straight to new images. Empty:
-    the person chooses among the learners that are here."""
+    """A learner (a run's folder, or a word of `rareshot adapt`), or the file of a classifier, which goes straight to new images.
+    Empty: the person chooses among the learners that are here."""
     port: int = 7860
     """On 127.0.0.1; 0: any that is free."""
 

@@ -9,7 +9,8 @@ from rareshot.web import limits
 NEW = "new image"
 DROP_NEW = "New images"
 LEARNERS = {
-    "isic2018": "Close-ups through a dermatoscope (learned from common skin lesions; not for commercial use)",
+    "isic2018-transfer": "Close-ups through a dermatoscope (learned from common skin lesions; not for commercial use)",
+    "isic2018": "Close-ups through a dermatoscope: the smaller learner, more often wrong (not for commercial use)",
     "pretrained": "Any photographs (learned from everyday pictures)",
 }
 """What the learners that come with rareshot are called on the page."""
