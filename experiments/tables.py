@@ -52,6 +52,7 @@ DIFFERENCES = {
         ("paper", "daml-eta1", "maml", 5),
         ("paper", "daml-eta3", "maml", 5),
         ("paper", "daml", "maml", 5),
+        ("paper", "daml-eta7", "maml", 5),
     ],
     "start-differences": [
         *(("laptop", key, "untrained", shot) for shot in (1, 3, 5) for key in (*FAMILY, "anil")),
@@ -66,11 +67,14 @@ DIFFERENCES = {
         ("laptop", "daml-transductive", "daml", 5),
     ],
     "imagenet-differences": [
-        ("laptop", *pair, shot)
-        for shot in (1, 3, 5)
-        for pair in (("combined", "pretrained"), ("combined", "logistic-conv4"), ("transfer", "pretrained"))
+        *(
+            ("laptop", *pair, shot)
+            for shot in (1, 3, 5)
+            for pair in (("combined", "pretrained"), ("combined", "logistic-conv4"), ("transfer", "pretrained"))
+        ),
+        *(("paper", "transfer", "pretrained", shot) for shot in (1, 3, 5)),
     ],
-    "anil-differences": [("laptop", "anil", "maml", shot) for shot in (1, 3, 5)],
+    "anil-differences": [(scale, "anil", "maml", shot) for scale in ("laptop",) for shot in (1, 3, 5)],
     "finetune-differences": [
         ("laptop", f"finetune-{net}", rule, shot)
         for net, rule in (("conv4", "logistic-conv4"), ("densenet", "logistic"))
