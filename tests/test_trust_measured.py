@@ -68,12 +68,13 @@ def test_the_card_says_what_was_measured(
     assert f"and {ours['calibration', 'rare']['all lesions']['temperature']['ece']:.3f} with the temperature" in card
 
 
-def test_what_is_said_of_one_image_a_class_was_measured() -> None:
-    file = ROOT / "results/trust-transfer.jsonl"
+@pytest.mark.parametrize(("name", "lines_of"), [("isic2018", "trust"), ("isic2018-transfer", "trust-transfer")])
+def test_what_is_said_of_one_image_a_class_was_measured(name: str, lines_of: str) -> None:
+    file = ROOT / f"results/{lines_of}.jsonl"
     if not file.is_file():
         pytest.skip("results/ comes with the repository, not with the package")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     (line,) = [line for line in lines if (line["what"], line["shot"]) == ("calibration", 1)]
     raw, mended = (line["all lesions"][name]["ece"] for name in ("raw", "temperature"))
-    card = " ".join((ROOT / "src/rareshot/learners/isic2018-transfer/CARD.md").read_text().split())
+    card = " ".join((ROOT / f"src/rareshot/learners/{name}/CARD.md").read_text().split())
     assert f"with one image of each class {raw:.3f} and {mended:.3f}" in card
