@@ -57,6 +57,7 @@ DIFFERENCES = {
     "start-differences": [
         *(("laptop", key, "untrained", shot) for shot in (1, 3, 5) for key in (*FAMILY, "anil")),
         *(("paper", key, "untrained", shot) for shot in (1, 3, 5) for key in FAMILY),
+        ("paper", "anil", "untrained", 5),
     ],
     "plain-differences": [
         (scale, "logistic-conv4", key, shot) for scale in ("laptop", "paper") for shot in (1, 3, 5) for key in FAMILY
@@ -67,21 +68,21 @@ DIFFERENCES = {
         ("laptop", "daml-transductive", "daml", 5),
     ],
     "imagenet-differences": [
-        *(
-            ("laptop", *pair, shot)
-            for shot in (1, 3, 5)
-            for pair in (("combined", "pretrained"), ("combined", "logistic-conv4"), ("transfer", "pretrained"))
-        ),
-        *(("paper", "transfer", "pretrained", shot) for shot in (1, 3, 5)),
+        (scale, *pair, shot)
+        for scale in ("laptop", "paper")
+        for shot in (1, 3, 5)
+        for pair in (("combined", "pretrained"), ("combined", "logistic-conv4"), ("transfer", "pretrained"))
     ],
-    "anil-differences": [(scale, "anil", "maml", shot) for scale in ("laptop",) for shot in (1, 3, 5)],
+    "anil-differences": [*(("laptop", "anil", "maml", shot) for shot in (1, 3, 5)), ("paper", "anil", "maml", 5)],
     "finetune-differences": [
         ("laptop", f"finetune-{net}", rule, shot)
         for net, rule in (("conv4", "logistic-conv4"), ("densenet", "logistic"))
         for shot in (1, 3, 5)
     ],
     "phone-differences": [
-        ("phone", key, "maml", shot) for key in ("daml", "task-sampling", "pretrained") for shot in (1, 3, 5)
+        ("phone", key, "maml", shot)
+        for key in ("daml", "task-sampling", "logistic-conv4", "pretrained", "transfer")
+        for shot in (1, 3, 5)
     ],
 }
 """Mark → part of `Lines`, row, the row that it is compared with, k: the differences that the text beside it speaks of."""
