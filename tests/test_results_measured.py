@@ -125,7 +125,8 @@ def test_two_hundred_iterations_on_real_images_are_the_same_on_cpus_of_two_maker
         pytest.skip("results/ comes with the repository, not with the package")
     amd, intel = (folder / name for name in ("amd", "intel"))
     assert (amd / "learner.safetensors").read_bytes() == (intel / "learner.safetensors").read_bytes()
-    losses = [[json.loads(line)["loss"] for line in (each / "log.jsonl").open()] for each in (amd, intel)]
+    logs = [(each / "log.jsonl").read_text().splitlines() for each in (amd, intel)]
+    losses = [[json.loads(line)["loss"] for line in log] for log in logs]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 200
     settings = [json.loads((each / "run.json").read_bytes()) for each in (amd, intel)]
