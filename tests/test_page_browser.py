@@ -16,7 +16,7 @@ import pytest
 from served import Served, serving
 from test_predict import put
 
-from rareshot.predict import adapt_to, answers, load_classifier
+from rareshot.predict import WORDS, adapt_to, answers, load_classifier
 
 MISSING = [name for name in ("gradio", "selenium") if find_spec(name) is None] + [
     name for name in ("chromium", "chromedriver") if shutil.which(name) is None
@@ -165,7 +165,7 @@ def whole_way(browser: Browser, served: Served, tmp_path: Path) -> None:
     assert "broken.jpg: is not an image" in browser.text("#new-said")
     browser.press("#judge")
     browser.wait_for("#judged", "4 images judged.")
-    predictor = adapt_to("isic2018", tmp_path / "photos")
+    predictor = adapt_to(WORDS[0], tmp_path / "photos")
     for card, expected in zip(browser.all(".rs-card"), answers(predictor, map(str, new)), strict=True):
         assert f"most like {expected.predicted}" in card.text
         shown = sorted(re.findall(r"(\d+\.\d) %", card.text)[:2])

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from rareshot.predict import (
 from rareshot.run_record import write_run
 from rareshot.support_set import as_float, read_support
 from rareshot.trust import Reference, prediction_sets, suspects, with_prevalence, with_temperature
-from rareshot.trust_file import Trust, save_trust
+from rareshot.trust_file import Trust, load_trust, save_trust
 from rareshot.validation import held_out
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -283,6 +284,23 @@ def test_a_calibrated_answer_is_the_classifiers_own_at_the_temperature_of_its_k(
     (photos / "lupus" / "1.png").unlink()
     (photos / "lupus" / "2.png").unlink()
     assert adapt_to(calibrated, photos).bundle.temperature == 2.0
+
+
+@pytest.mark.parametrize(("measured", "applied"), [(0.25, 1.0), (2.0, 2.0)])
+def test_neither_more_classes_nor_unequal_numbers_make_an_answer_surer(
+    measured: float, applied: float, calibrated: Path, photos: Path
+) -> None:
+    learner = load(calibrated)
+    trust = load_trust(calibrated, learner)
+    assert trust is not None
+    save_trust(calibrated, replace(trust, temperatures={1: measured, 3: measured}))
+    assert adapt_to(calibrated, photos).bundle.temperature == measured
+    for at in range(3):
+        put(photos / "other" / f"{at}.png", 90, 70 + at)
+    assert adapt_to(calibrated, photos).bundle.temperature == applied, "three classes"
+    shutil.rmtree(photos / "other")
+    (photos / "lupus" / "1.png").unlink()
+    assert adapt_to(calibrated, photos).bundle.temperature == applied, "unequal numbers"
 
 
 def test_a_learner_that_was_not_calibrated_answers_with_the_classifiers_own_bits(run: Path, photos: Path) -> None:

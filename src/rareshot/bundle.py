@@ -62,8 +62,17 @@ class Bundle:
 
     @property
     def temperature(self) -> float:
-        """That of the nearest k that was measured; 1, which changes nothing, where none was."""
-        return self.trust.temperature(self.shot) if self.trust else 1.0
+        """That of the nearest k that was measured; 1, which changes nothing, where none was.
+
+        It was measured on `way` classes with equal numbers of images. With more classes, or unequal numbers, where a classifier
+        leans to the larger class, a temperature below 1 would make it surer than it is right: there it is 1.
+        """
+        if self.trust is None:
+            return 1.0
+        measured = self.trust.temperature(self.shot)
+        counts = self.support.counts
+        as_measured = len(counts) == self.trust.way and len(set(counts.values())) == 1
+        return measured if as_measured else max(measured, 1.0)
 
     def adapt(self) -> Classifier:
         """The classifier; the same bits on one machine with one number of threads.

@@ -84,8 +84,8 @@ class SupportSet:
             )
         if len(set(self.counts.values())) > 1:
             told.append(
-                "classes have unequal numbers of images: learners that adapt by gradient steps lean to the larger class; "
-                "equal numbers are better"
+                "classes have unequal numbers of images: a learner leans to the larger class, most of all with one image of "
+                "the other; equal numbers are better"
             )
         told += [
             f"{shown(self.names[first])} and {shown(self.names[other])} are the same picture: it counts twice and adds nothing"
