@@ -297,7 +297,9 @@ def test_neither_more_classes_nor_unequal_numbers_make_an_answer_surer(
     assert adapt_to(calibrated, photos).bundle.temperature == measured
     for at in range(3):
         put(photos / "other" / f"{at}.png", 90, 70 + at)
-    assert adapt_to(calibrated, photos).bundle.temperature == applied, "three classes"
+    predictor = adapt_to(calibrated, photos)
+    assert predictor.bundle.temperature == applied, "three classes"
+    assert any("temperature of 0.25 is for 2 classes" in told for told in predictor.cautions()) == (applied != measured)
     shutil.rmtree(photos / "other")
     (photos / "lupus" / "1.png").unlink()
     assert adapt_to(calibrated, photos).bundle.temperature == applied, "unequal numbers"

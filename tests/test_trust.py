@@ -136,7 +136,7 @@ def test_the_support_s_temperature_finds_how_much_too_sure_a_classifier_is() -> 
 def test_few_answers_move_the_temperature_little_from_its_prior() -> None:
     p, labels = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1])
     few = LeftOut(Support(torch.zeros(2, 3, 1, 1), labels, ("a", "b")), (), p)
-    # Two right answers alone would send it to its lowest, 0.25.
+    # Two right answers alone would send it to its lowest.
     assert 1.5 < temperature_from_support(few, prior=2.0) < 2
     assert 0.75 < temperature_from_support(few) < 1
 

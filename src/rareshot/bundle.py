@@ -74,6 +74,16 @@ class Bundle:
         as_measured = len(counts) == self.trust.way and len(set(counts.values())) == 1
         return measured if as_measured else max(measured, 1.0)
 
+    def cautions(self) -> list[str]:
+        """That the temperature is not for tasks like this one, where that is so."""
+        measured = self.trust.temperature(self.shot) if self.trust else 1.0
+        if self.trust is None or self.temperature == measured:
+            return []
+        return [
+            f"answers are as timid as the learner gives them: its temperature of {measured:.2f} is for {self.trust.way} classes "
+            "with equal numbers of images, and is not applied here"
+        ]
+
     def adapt(self) -> Classifier:
         """The classifier; the same bits on one machine with one number of threads.
 

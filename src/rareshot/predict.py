@@ -153,14 +153,16 @@ class Predictor:
         )
 
     def cautions(self) -> list[str]:
-        """What makes all warnings of single images worth little."""
+        """What makes all answers less sure than they might be, or all warnings of single images worth little."""
         images = self.bundle.support.images
         unusual = sum(self._is_unusual(image, alone=True) for image in images)
+        told = self.bundle.cautions()
         if unusual < MANY_UNUSUAL * len(images):
-            return []
+            return told
         return [
+            *told,
             f"{unusual} of the {len(images)} support images are themselves unlike the images that the learner was fitted on: "
-            f"here that warning only says whether an image is unlike them too"
+            f"here that warning only says whether an image is unlike them too",
         ]
 
     @cached_property

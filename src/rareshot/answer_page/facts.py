@@ -201,7 +201,7 @@ def _calibration(bundle: Bundle) -> str:
             "and would make these answers too sure"
         )
     of = f" of {bundle.trust.hospital} alone" if bundle.trust.hospital else ""
-    return f"temperature {measured:.2f}, measured on lesions of common classes{of} for k near {bundle.shot}"
+    return f"temperature {measured:.2f}, measured on lesions of common classes{of} for the k nearest to {bundle.shot}"
 
 
 def _settings(values: dict[str, Any]) -> str:
