@@ -228,7 +228,9 @@ def test_the_command_writes_the_page_of_its_answers(tmp_path: Path, capsys: pyte
     assert csv.is_file()
     assert f"report: {report} (shows the photographs" in err.replace("\n", "")
     text = report.read_text()
-    assert re.search(r"temperature \d\.\d\d, measured on lesions of common classes for the k nearest to 2", words_of(text))
+    assert re.search(
+        r"temperature \d\.\d\d, measured on lesions of common classes for the k nearest to 2", words_of(text)
+    )
     assert "Licence of those images CC BY-NC 4.0" in words_of(text)
     assert "Normalisation by statistics of the support images (support); an answer depends on no other" in words_of(
         text
