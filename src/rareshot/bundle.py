@@ -65,23 +65,27 @@ class Bundle:
         """That of the nearest k that was measured; 1, which changes nothing, where none was.
 
         It was measured on `way` classes with equal numbers of images. With more classes, or unequal numbers, where a classifier
-        leans to the larger class, a temperature below 1 would make it surer than it is right: there it is 1.
+        leans to the larger class, a temperature below 1 could make it surer than it is right: there it is 1.
         """
-        if self.trust is None:
-            return 1.0
-        measured = self.trust.temperature(self.shot)
+        measured = self.measured_temperature
+        if self.trust is None or measured >= 1:
+            return measured
         counts = self.support.counts
         as_measured = len(counts) == self.trust.way and len(set(counts.values())) == 1
-        return measured if as_measured else max(measured, 1.0)
+        return measured if as_measured else 1.0
+
+    @property
+    def measured_temperature(self) -> float:
+        """The same before it is asked whether the task is like those that it was measured on."""
+        return self.trust.temperature(self.shot) if self.trust else 1.0
 
     def cautions(self) -> list[str]:
         """That the temperature is not for tasks like this one, where that is so."""
-        measured = self.trust.temperature(self.shot) if self.trust else 1.0
-        if self.trust is None or self.temperature == measured:
+        if self.trust is None or self.temperature == self.measured_temperature:
             return []
         return [
-            f"answers are as timid as the learner gives them: its temperature of {measured:.2f} is for {self.trust.way} classes "
-            "with equal numbers of images, and is not applied here"
+            f"answers are as timid as the learner gives them: its temperature of {self.measured_temperature:.2f} is for "
+            f"{self.trust.way} classes with equal numbers of images, and is not applied here"
         ]
 
     def adapt(self) -> Classifier:

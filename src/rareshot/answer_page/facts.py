@@ -194,14 +194,10 @@ def _weights(bundle: Bundle) -> str:
 def _calibration(bundle: Bundle) -> str:
     if bundle.trust is None:
         return "none: probabilities are as the learner gives them"
-    measured = bundle.trust.temperature(bundle.shot)
-    if bundle.temperature != measured:
-        return (
-            f"none: the temperature of {measured:.2f} is for {bundle.trust.way} classes with equal numbers of images, "
-            "and would make these answers too sure"
-        )
+    if told := bundle.cautions():
+        return f"none: {told[0]}"
     of = f" of {bundle.trust.hospital} alone" if bundle.trust.hospital else ""
-    return f"temperature {measured:.2f}, measured on lesions of common classes{of} for the k nearest to {bundle.shot}"
+    return f"temperature {bundle.temperature:.2f}, measured on lesions of common classes{of} for the k nearest to {bundle.shot}"
 
 
 def _settings(values: dict[str, Any]) -> str:
