@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rareshot.bundle import Bundle
 from rareshot.data.collection import LabelledImages
+from rareshot.equal_parts import Evenly, adapt_evenly
 from rareshot.explain import Embeds, attribution, nearest_support
 from rareshot.methods.maml import MAML
 from rareshot.methods.protonet import ProtoNet
@@ -53,7 +54,7 @@ def blobs(first: tuple[int, int, int] = RED, second: tuple[int, int, int] = BLUE
 def predictor_of(learner: Any, support: SupportSet) -> Predictor:
     run = replace(RUN, method=learner.method, size=SIZE)
     bundle = Bundle(run, "tiny", learner.state(), support)
-    return Predictor(bundle, learner.adapt(support.support))
+    return Predictor(bundle, adapt_evenly(learner, support.support))
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,25 @@ def test_a_support_image_is_its_own_nearest(predictor: Predictor) -> None:
         assert found[0].similarity == pytest.approx(1)
         assert sorted(one.position for one in found) == list(range(8))
         assert [one.similarity for one in found] == sorted((one.similarity for one in found), reverse=True)
+
+
+def test_a_classifier_of_equal_parts_embeds_by_all_of_them(predictor: Predictor) -> None:
+    whole = predictor.bundle.support
+    few = SupportSet(whole.images[2:], whole.labels[2:], whole.classes, whole.names[2:])  # two red, four blue
+    uneven = predictor_of(predictor.learner, few)
+    assert isinstance(uneven.classifier, Evenly)
+    image = whole.support.images[0]
+    found = {one.position: one.similarity for one in nearest_support(uneven, image, len(few.labels))}
+    by_parts = [
+        {
+            one.position: one.similarity
+            for one in nearest_support(replace(uneven, classifier=part), image, len(few.labels))
+        }
+        for part in uneven.classifier.parts
+    ]
+    assert len(by_parts) == 2
+    for at, similarity in found.items():
+        assert similarity == pytest.approx(sum(part[at] for part in by_parts) / 2, abs=1e-6)
 
 
 def test_the_nearest_are_of_the_colour_that_decides(isic2018: Predictor) -> None:

@@ -20,6 +20,7 @@ from rareshot.backbones.norms import norms_of
 from rareshot.bundle import Bundle, save_bundle
 from rareshot.checkpoint import state_hash
 from rareshot.cli import main
+from rareshot.equal_parts import Evenly
 from rareshot.export import EXTRA, NEAR, SAME, export, refuse_unfaithful, to_onnx
 from rareshot.export_network import deployed
 from rareshot.methods import METHODS
@@ -35,7 +36,9 @@ needs_onnx = pytest.mark.skipif(
 )
 
 
-def predictor_of(name: str, *, way: int = 2, size: int = 28, **changes: Any) -> Predictor:
+def predictor_of(
+    name: str, *, way: int = 2, size: int = 28, numbers: tuple[int, ...] | None = None, **changes: Any
+) -> Predictor:
     """An adapted learner none of whose weights is what it began with: no zero and no one hides a mistake."""
     draw = torch.Generator().manual_seed(0)
     method: Any = METHODS[name]
@@ -45,10 +48,11 @@ def predictor_of(name: str, *, way: int = 2, size: int = 28, **changes: Any) -> 
         if value.is_floating_point():
             moved = value + 0.1 * torch.randn(value.shape, generator=draw)
             state[key] = moved.abs() if "var" in key or "pixels" in key else moved
-    shades = torch.randint(0, 150, (way, 3, 1, 1), generator=draw).repeat_interleave(2, 0)
-    images = (shades + torch.randint(0, 106, (2 * way, 3, size, size), generator=draw)).to(torch.uint8)
-    names = tuple(f"patient{at}.png" for at in range(2 * way))
-    support = SupportSet(images, torch.arange(way).repeat_interleave(2), tuple("äbc"[:way]), names)
+    labels = torch.arange(way).repeat_interleave(torch.tensor(numbers or [2] * way))
+    shades = torch.randint(0, 150, (way, 3, 1, 1), generator=draw)[labels]
+    images = (shades + torch.randint(0, 106, (len(labels), 3, size, size), generator=draw)).to(torch.uint8)
+    names = tuple(f"patient{at}.png" for at in range(len(labels)))
+    support = SupportSet(images, labels, tuple("äbc"[:way]), names)
     bundle = Bundle(Run(method, name, 0, size, "own", {}, {}), "run", state, support)
     return Predictor(bundle, bundle.adapt())
 
@@ -105,6 +109,20 @@ def test_the_network_that_is_written_answers_as_the_classifier(name: str, change
     images = between_classes(predictor)
     ours = deployed(predictor)(torch.from_numpy(images)).numpy()
     assert ours.shape == (9, way)
+    assert np.abs(ours - told_by(predictor, images)).max() <= NEAR
+    assert ours.std(0).max() > 1e-4, "answers that do not differ show nothing"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize(("name", "changes"), KINDS)
+def test_a_network_of_equal_parts_answers_as_their_mean(
+    name: str, changes: dict[str, Any], temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = predictor_of(name, numbers=(1, 3), **changes)
+    assert isinstance(predictor.classifier, Evenly)
+    monkeypatch.setattr(Bundle, "temperature", temperature)
+    images = between_classes(predictor)
+    ours = deployed(predictor)(torch.from_numpy(images)).numpy()
     assert np.abs(ours - told_by(predictor, images)).max() <= NEAR
     assert ours.std(0).max() > 1e-4, "answers that do not differ show nothing"
 

@@ -29,7 +29,7 @@ FLOORS = [
     ["training", "meta_batch"],
     ["supervised"],
     ["methods"],
-    ["run_record"],
+    ["run_record", "equal_parts"],
     ["checkpoint", "evaluation", "report", "pictures", "support_set", "trust"],
     ["scales", "trust_file"],
     ["bundle"],

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from rareshot.checkpoint import load_state, refuse_larger, save_state, state_hash
+from rareshot.equal_parts import adapt_evenly
 from rareshot.run_record import Run, run_of, versions
 from rareshot.support_set import SupportSet
 from rareshot.trust_file import Trust, trust_of
@@ -64,15 +65,13 @@ class Bundle:
     def temperature(self) -> float:
         """That of the nearest k that was measured; 1, which changes nothing, where none was.
 
-        It was measured on `way` classes with equal numbers of images. With more classes, or unequal numbers, where a classifier
-        leans to the larger class, a temperature below 1 could make it surer than it is right: there it is 1.
+        It was measured on `way` classes, and with more a temperature below 1 could make a classifier surer than it is right:
+        there it is 1. Unequal numbers are no other case, as each part of `equal_parts` has as many images of each class.
         """
         measured = self.measured_temperature
         if self.trust is None or measured >= 1:
             return measured
-        counts = self.support.counts
-        as_measured = len(counts) == self.trust.way and len(set(counts.values())) == 1
-        return measured if as_measured else 1.0
+        return measured if len(self.classes) == self.trust.way else 1.0
 
     @property
     def measured_temperature(self) -> float:
@@ -85,7 +84,7 @@ class Bundle:
             return []
         return [
             f"answers are as timid as the learner gives them: its temperature of {self.measured_temperature:.2f} is for "
-            f"{self.trust.way} classes with equal numbers of images, and is not applied here"
+            f"{self.trust.way} classes, and is not applied here"
         ]
 
     def adapt(self) -> Classifier:
@@ -94,7 +93,7 @@ class Bundle:
         Raises:
             ValueError: as `fitted`, or if the way does not fit the learner's head.
         """
-        return self.fitted().adapt(self.support.support, seed=self.seed)
+        return adapt_evenly(self.fitted(), self.support.support, seed=self.seed)
 
     def fitted(self) -> Learner:
         """The learner.

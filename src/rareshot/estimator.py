@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rareshot.bundle import refuse_transductive
 from rareshot.data.decode import square
+from rareshot.equal_parts import adapt_evenly
 from rareshot.predict import load, one_by_one
 from rareshot.support_set import as_float, refuse_too_many
 from rareshot.types import Learner, Support
@@ -99,7 +100,7 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         pixels, labels = self.support_
         classes = tuple(map(str, range(len(self.classes_))))  # labels may be anything that sorts
         support = Support(as_float(pixels), torch.from_numpy(labels), classes)
-        self.classifier_ = learner.adapt(support, seed=self.seed)
+        self.classifier_ = adapt_evenly(learner, support, seed=self.seed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the classifier, which holds functions: it is adapted again, to the same bits."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from rareshot.equal_parts import Evenly
 from rareshot.predict import Predictor
 from rareshot.trust.left_out import class_log_odds
 from rareshot.types import Classifier
@@ -110,6 +111,8 @@ def _log_odds(predictor: Predictor, images: Float[Tensor, "n 3 h w"], label: int
 
 
 def _embedded(classifier: Classifier, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+    if isinstance(classifier, Evenly):  # side by side, so that a cosine is the mean of the parts' cosines
+        return torch.cat([F.normalize(_embedded(part, images), dim=1) for part in classifier.parts], 1)
     if isinstance(classifier, Embeds):
         return classifier.embed(images.contiguous()).double()
     small = F.interpolate(images, (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)

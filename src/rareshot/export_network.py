@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +13,18 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from rareshot.backbones.norms import Moments, norms_of
+from rareshot.equal_parts import Evenly
 from rareshot.methods.classifiers import FeatureClassifier, Rule
 from rareshot.methods.episodic_metric import MetricClassifier, MetricNetwork
 from rareshot.methods.finetune import FineTuned
 from rareshot.methods.maml import EpisodicClassifier
 from rareshot.methods.pretrained import SIZE, PretrainedLearner, imagenet_pixels
-from rareshot.methods.probabilities import in_order
+from rareshot.methods.probabilities import TINY, in_order
 from rareshot.methods.supervised import SupervisedLearner
 from rareshot.pixels import Pixels
 from rareshot.predict import Predictor
 from rareshot.support_set import as_float
-from rareshot.trust.left_out import TINY
+from rareshot.types import Classifier
 
 Array = npt.NDArray[Any]
 LOG_ROUNDED_TO_0 = -150 * math.log(2)
@@ -43,22 +44,15 @@ def deployed(predictor: Predictor) -> nn.Module:
             "a prevalence is not exported: multiply the file's probabilities by the classes' shares, and divide by their sum"
         )
     classifier = predictor.classifier
-    if isinstance(classifier, EpisodicClassifier):
-        pixels = classifier.learner.pixels
-        logits: nn.Module = _frozen(_carrying(classifier.learner.net, classifier.params), classifier.moments)
-    elif isinstance(classifier, MetricClassifier):
-        pixels = classifier.learner.pixels
-        net = copy.deepcopy(classifier.learner.net)
-        _frozen(net, classifier.moments)
-        logits = _Compared(net, classifier.classes)
-    elif isinstance(classifier, FineTuned):
-        pixels, logits = classifier.pixels, copy.deepcopy(classifier.net)
-    elif isinstance(classifier, FeatureClassifier):
+    parts = classifier.parts if isinstance(classifier, Evenly) else (classifier,)
+    tuned = isinstance(parts[0], FineTuned)
+    if isinstance(parts[0], FeatureClassifier):
         pixels, features, width = _features(predictor)
-        logits = _Ruled(features, _linear(classifier.rule, width, len(predictor.classes)))
+        rules = [_linear(cast(FeatureClassifier, part).rule, width, len(predictor.classes)) for part in parts]
+        logits: nn.Module = _Ruled(features, _Mean(rules, in_float64=tuned))
     else:
-        raise ValueError(f"{kind_of(predictor)} has no form in ONNX here")
-    tuned = isinstance(classifier, FineTuned)
+        pixels, first = _network(predictor, parts[0])
+        logits = _Mean([first, *(_network(predictor, part)[1] for part in parts[1:])], in_float64=tuned)
     return _Answering(pixels, logits, predictor.bundle.temperature, in_float64=tuned).eval().requires_grad_(False)
 
 
@@ -84,16 +78,25 @@ class _Answering(nn.Module):
 
     def forward(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n way"]:
         x = images.permute(0, 3, 1, 2).float() / 255
-        logits = self.logits((x - self.mean) / self.std)
-        # As the classifiers do: an adaptation that diverged knows nothing, and says so.
-        known = logits.isfinite().all(1, keepdim=True)
-        logits = torch.where(known, logits, 0)
-        if self.temperature != 1:  # which `predict` applies to probabilities; in float32 the smallest of these are 0
-            logs = in_order(logits) if self.in_float64 else logits.log_softmax(1)
-            if not self.in_float64:
-                logs = torch.where(logs < LOG_ROUNDED_TO_0, math.log(TINY), logs)
-            logits = logs / self.temperature
+        logits = _known(self.logits((x - self.mean) / self.std))
+        if self.temperature != 1:
+            logits = _logs(logits, self.in_float64) / self.temperature
         return logits.softmax(1)
+
+
+class _Mean(nn.Module):
+    """Logits of the only part, or the parts' mean log probabilities (`rareshot.equal_parts`)."""
+
+    def __init__(self, parts: Sequence[nn.Module], *, in_float64: bool) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.in_float64 = in_float64
+
+    def forward(self, x: Tensor) -> Float[Tensor, "n way"]:
+        if len(self.parts) == 1:
+            only: Tensor = self.parts[0](x)
+            return only
+        return torch.stack([_logs(_known(part(x)), self.in_float64) for part in self.parts]).mean(0)
 
 
 class _Compared(nn.Module):
@@ -113,7 +116,7 @@ class _Compared(nn.Module):
 class _Ruled(nn.Module):
     """Logits of a linear rule on features of length 1."""
 
-    def __init__(self, features: nn.Module, rule: nn.Linear) -> None:
+    def __init__(self, features: nn.Module, rule: nn.Module) -> None:
         super().__init__()
         self.features = features
         self.rule = rule
@@ -173,6 +176,32 @@ class _Resized(nn.Module):
             x = self.resize @ x @ self.resize.T
         features: Tensor = self.net(x)
         return features
+
+
+def _known(logits: Float[Tensor, "n way"]) -> Float[Tensor, "n way"]:
+    """As the classifiers do: an adaptation that diverged knows nothing, and says so."""
+    return torch.where(logits.isfinite().all(1, keepdim=True), logits, 0)
+
+
+def _logs(logits: Float[Tensor, "n way"], in_float64: bool) -> Float[Tensor, "n way"]:
+    """Log probabilities as `predict` takes them from probabilities, of which the smallest are 0 in float32."""
+    if in_float64:
+        return in_order(logits).log_softmax(1)
+    logs = logits.log_softmax(1)
+    return torch.where(logs < LOG_ROUNDED_TO_0, math.log(TINY), logs)
+
+
+def _network(predictor: Predictor, part: Classifier) -> tuple[Pixels, nn.Module]:
+    """Pixels and network of a classifier that is one: images → logits."""
+    if isinstance(part, EpisodicClassifier):
+        return part.learner.pixels, _frozen(_carrying(part.learner.net, part.params), part.moments)
+    if isinstance(part, MetricClassifier):
+        net = copy.deepcopy(part.learner.net)
+        _frozen(net, part.moments)
+        return part.learner.pixels, _Compared(net, part.classes)
+    if isinstance(part, FineTuned):
+        return part.pixels, copy.deepcopy(part.net)
+    raise ValueError(f"{kind_of(predictor)} has no form in ONNX here")
 
 
 def _unit(features: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:

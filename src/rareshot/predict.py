@@ -1,6 +1,5 @@
 """From a learner's name and a few photographs to answers on new images, each judged by itself.
 
-    load("isic2018-transfer").adapt(support_from("photographs/", 64))(images)   # the three nouns, by hand
     adapted = adapt_to("isic2018-transfer", "photographs/")                     # with names, cautions and a file to save
     answer(adapted, "new.jpg")
 
@@ -26,6 +25,7 @@ from rareshot.checkpoint import load_learner
 from rareshot.data.decode import decode
 from rareshot.data.files import BadFileError, Observe, ignore, shown
 from rareshot.data.folders import is_image
+from rareshot.equal_parts import adapt_evenly
 from rareshot.methods import METHODS
 from rareshot.methods.pretrained import SIZE
 from rareshot.run_record import Run, read_run, versions
@@ -222,7 +222,7 @@ def adapt_to(
         )
     trust = load_trust(_folder_of(name), learner)
     bundle = Bundle(run, Path(os.path.abspath(name)).name, learner.state(), images, seed, trust=trust)
-    return Predictor(bundle, learner.adapt(images.support, seed=seed))
+    return Predictor(bundle, adapt_evenly(learner, images.support, seed=seed))
 
 
 def load_classifier(file: str | Path) -> Predictor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rareshot.data.augment import affine
 from rareshot.data.files import Observe, ignore, shown
+from rareshot.equal_parts import adapt_evenly
 from rareshot.predict import Predictor, one_by_one
 from rareshot.trust import leave_one_out, spread
 from rareshot.types import Classifier, Learner, Support
@@ -84,9 +85,9 @@ def views_of(predictor: Predictor, *, draws: int = DRAWS, observe: Observe = ign
     turned = tuple(_turned(learner, support, draw, seed) for draw in range(draws))
     observe(2, 3)
     seeded: tuple[Classifier, ...] = ()
-    other = learner.adapt(support, seed=_seed(seed, 1))
+    other = adapt_evenly(learner, support, seed=_seed(seed, 1))
     if not torch.equal(other(support.images), predictor.classifier(support.images)):
-        seeded = (other, *(learner.adapt(support, seed=_seed(seed, draw)) for draw in range(2, draws + 1)))
+        seeded = (other, *(adapt_evenly(learner, support, seed=_seed(seed, draw)) for draw in range(2, draws + 1)))
     observe(3, 3)
     return Views(predictor, left_out, turned, seeded, why_not)
 
@@ -131,7 +132,7 @@ def _why_not(predictor: Predictor) -> str:
 
 def _turned(learner: Learner, support: Support, draw: int, seed: int) -> Classifier:
     images = affine(support.images, np.random.default_rng((seed, draw))).clamp(0, 1)
-    adapted = learner.adapt(Support(images, support.labels, support.classes), seed=seed)
+    adapted = adapt_evenly(learner, Support(images, support.labels, support.classes), seed=seed)
     turn: Callable[[Tensor], Tensor] = lambda image: affine(image, np.random.default_rng((seed, draw, 1))).clamp(0, 1)  # noqa: E731
     return lambda images: one_by_one(lambda image: adapted(turn(image)), images)
 

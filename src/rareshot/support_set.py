@@ -18,6 +18,7 @@ from rareshot.data.listing import Listing, refuse
 from rareshot.data.parallel import each
 from rareshot.data.readers import read_listing
 from rareshot.data.tables import Problem
+from rareshot.equal_parts import MOST_PARTS
 from rareshot.types import Support
 
 MOST_IMAGES = 1000
@@ -82,11 +83,18 @@ class SupportSet:
             told.append(
                 f"one image only of {', '.join(alone)}: the answers then hang on that one photograph; 3 to 5 are better"
             )
+        fewest = min(self.counts.values())
         if len(set(self.counts.values())) > 1:
             told.append(
-                "classes have unequal numbers of images: a learner leans to the larger class, most of all with one image of "
-                "the other; equal numbers are better"
+                f"classes have unequal numbers of images: so that answers lean to none, each is the mean over parts with "
+                f"{fewest} of each, and little surer than with {fewest} of each; more of the smallest class would help most"
             )
+            most = MOST_PARTS * fewest
+            told += [
+                f"{count - most} of the {count} images of {shown(name)} are in no part: at most {MOST_PARTS} are made"
+                for name, count in self.counts.items()
+                if count > most
+            ]
         told += [
             f"{shown(self.names[first])} and {shown(self.names[other])} are the same picture: it counts twice and adds nothing"
             for first, other in self._twins()

@@ -53,6 +53,11 @@ class Support:
         """The number of classes."""
         return len(self.classes)
 
+    @property
+    def numbers(self) -> list[int]:
+        """Images of each class."""
+        return [int(n) for n in self.labels.bincount(minlength=self.way)]
+
 
 @dataclass(frozen=True)
 class Episode:

@@ -4,8 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+TINY = 1e-300
+"""Below it probabilities are told apart no more, as in `rareshot.metrics.ranking`."""
 FAR = 600.0
-"""Log odds from which on a distance is written smaller: `rareshot.metrics.ranking` tells no probability below 1e-300 from 0."""
+"""Log odds from which on a distance is written smaller, so that none is as small as that."""
 
 
 def probabilities(logits: Float[Tensor, "n way"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "n way"]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rareshot.data.collection import LabelledImages
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.trust.left_out import TINY, LeftOut, refuse_transductive
+from rareshot.methods.probabilities import TINY
+from rareshot.trust.left_out import LeftOut, refuse_transductive
 from rareshot.types import Learner
 
 LOWEST, HIGHEST = 1 / 16, 16.0

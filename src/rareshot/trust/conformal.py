@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rareshot.trust.centroids import features_of, own_log_odds
-from rareshot.trust.left_out import counts, refuse_single
+from rareshot.trust.left_out import refuse_single
 from rareshot.types import Learner, Support
 
 
@@ -48,7 +48,7 @@ def prediction_sets(
             class allows, or not below 1.
     """
     refuse_single(support)
-    smallest, name = min(zip(counts(support), support.classes, strict=True))
+    smallest, name = min(zip(support.numbers, support.classes, strict=True))
     least = smallest_error(smallest)
     error = least if error is None else error
     if not error < 1 or error < least - 1e-9:

@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rareshot.equal_parts import adapt_evenly
+from rareshot.methods.probabilities import TINY
 from rareshot.types import Classifier, Learner, Support
-
-TINY = 1e-300
-"""Below it probabilities are told apart no more, as in `metrics.ranking`."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class LeftOut:
 
 
 def leave_one_out(learner: Learner, support: Support, *, seed: int = 0) -> LeftOut:
-    """Adapt once for each support image, without it: as many adaptations as there are support images.
+    """Adapt for each support image without it, evenly, as the numbers are then unequal: two adaptations an image at equal k.
 
     Raises:
         ValueError: if the learner is not inductive, or a class has a single image and would be left empty.
@@ -38,7 +37,8 @@ def leave_one_out(learner: Learner, support: Support, *, seed: int = 0) -> LeftO
     classifiers, own = [], []
     for i in range(len(support.labels)):
         others = [j for j in range(len(support.labels)) if j != i]
-        classify = learner.adapt(Support(support.images[others], support.labels[others], support.classes), seed=seed)
+        rest = Support(support.images[others], support.labels[others], support.classes)
+        classify = adapt_evenly(learner, rest, seed=seed)
         classifiers.append(classify)
         own.append(classify(support.images[i : i + 1])[0])
     return LeftOut(support, tuple(classifiers), torch.stack(own))
@@ -50,17 +50,12 @@ def refuse_single(support: Support) -> None:
     Raises:
         ValueError: naming the classes.
     """
-    single = [name for name, n in zip(support.classes, counts(support), strict=True) if n < 2]
+    single = [name for name, n in zip(support.classes, support.numbers, strict=True) if n < 2]
     if single:
         raise ValueError(
             f"to leave one image out, every class needs at least 2; there is a single one of {', '.join(single)}: "
             "give more images, or do without what is learnt from leaving out"
         )
-
-
-def counts(support: Support) -> list[int]:
-    """Images of each class."""
-    return [int(n) for n in torch.bincount(support.labels, minlength=support.way)]
 
 
 def class_log_odds(probabilities: Float[Tensor, "*rows way"]) -> Float[Tensor, "*rows way"]:

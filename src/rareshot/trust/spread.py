@@ -10,13 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rareshot.data.augment import affine
+from rareshot.equal_parts import adapt_evenly
 from rareshot.types import Learner, Support
 
 
 def augmented_answers(
     learner: Learner, support: Support, images: Float[Tensor, "n 3 h w"], *, draws: int = 3, seed: int = 0
 ) -> Float[Tensor, "draws n way"]:
-    """Answers with every support and query image turned, scaled and flipped by draws of its own; `draws` adaptations.
+    """Answers with every support and query image turned, scaled and flipped by draws of its own; `draws` adaptations
+    where classes have as many images.
 
     Raises:
         ValueError: if `draws` is below 1.
@@ -27,7 +29,7 @@ def augmented_answers(
     for draw in range(draws):
         rng = np.random.default_rng((seed, draw))
         turned = Support(affine(support.images, rng).clamp(0, 1), support.labels, support.classes)
-        answers.append(learner.adapt(turned, seed=seed)(affine(images, rng).clamp(0, 1)))
+        answers.append(adapt_evenly(learner, turned, seed=seed)(affine(images, rng).clamp(0, 1)))
     return torch.stack(answers)
 
 
