@@ -38,6 +38,7 @@ FLOORS = [
     ["federated"],
     ["evaluated"],
     ["experiments", "gathered", "predict", "demo", "bench", "sharing"],
+    ["predictions"],
     ["setting", "reporting", "curves", "estimator", "export_network", "explain", "sensitivity"],
     ["cells", "export", "answer_page"],
     ["web"],

@@ -18,7 +18,8 @@ from test_predict import put, run_folder
 from rareshot.bundle import save_bundle
 from rareshot.cli import main
 from rareshot.data.synthetic import separable
-from rareshot.predict import adapt_to, answers, write_answers
+from rareshot.predict import adapt_to, answers
+from rareshot.predictions import write_answers
 from rareshot.web import limits
 from rareshot.web.places import private_folder
 from rareshot.web.server import Page, listen, require_web, sweep

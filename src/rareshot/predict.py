@@ -6,8 +6,6 @@
 An answer depends on the classifier and on that one image, to the last bit, however many images are asked about.
 """
 
-import csv
-import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,17 +17,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from rareshot.atomic import write_atomically
 from rareshot.bundle import Bundle, load_bundle, refuse_transductive
 from rareshot.checkpoint import load_learner
 from rareshot.data.decode import decode
-from rareshot.data.files import BadFileError, Observe, ignore, shown
+from rareshot.data.files import BadFileError, Observe, ignore
 from rareshot.data.folders import is_image
 from rareshot.equal_parts import adapt_evenly
 from rareshot.methods import METHODS
 from rareshot.methods.pretrained import SIZE
 from rareshot.run_record import Run, read_run, versions
-from rareshot.support_set import COLUMNS, SupportSet, as_float, read_support
+from rareshot.support_set import SupportSet, as_float, read_support
 from rareshot.trust import (
     Suspects,
     prediction_sets,
@@ -38,20 +35,16 @@ from rareshot.trust import (
     with_prevalence,
     with_temperature,
 )
-from rareshot.trust_file import load_trust, refuse_misfit
+from rareshot.trust_file import Trust, load_trust, refuse_misfit
 from rareshot.types import Classifier, Learner
 
 PACKAGED = Path(__file__).parent / "learners"
 WORDS = ("isic2018-transfer", "isic2018", "pretrained")
 """Learners that need no run: two that come with rareshot, and the ImageNet network of the extra `pretrained`."""
-FORMULA = ("=", "+", "-", "@")
-"""A cell that begins so is run by a spreadsheet."""
 UNUSUAL = 0.05
 """Share of common lesions, classes counted alike, that are called unlike the others."""
 MANY_UNUSUAL = 0.25
 """Share of the support images from which on the warning says only that the conditions themselves look different."""
-SET = "set"
-"""The column of prediction sets."""
 
 
 def load(name: str | Path) -> Learner:
@@ -80,6 +73,15 @@ def find_learner(name: str | Path) -> tuple[Run, Learner]:
     run, learner = read_run(folder), load_learner(folder)
     refuse_transductive(str(name), learner)
     return run, learner
+
+
+def calibration_of(name: str | Path, learner: Learner) -> Trust | None:
+    """What `rareshot calibrate` measured of the learner called `name`; None where it was not called.
+
+    Raises:
+        ValueError: naming the file, if it is damaged or of another learner.
+    """
+    return load_trust(_folder_of(name), learner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +137,7 @@ class Predictor:
     def suspects(self) -> Suspects:
         """The support images by suspicion; a warning only where a threshold was measured for so many classes."""
         trust = self.bundle.trust
-        found = trust.threshold(self.bundle.shot, len(self.classes)) if trust else None
+        found = trust.threshold(len(self.classes), self.bundle.shot) if trust else None
         return suspects(self.learner, self.bundle.support.support, found and found[1])
 
     def set_of(self, image: Float[Tensor, "3 h w"]) -> tuple[str, ...]:
@@ -220,7 +222,7 @@ def adapt_to(
         raise ValueError(
             f"support: images of {images.size} pixels; this learner takes {run.size}: decode them to that size"
         )
-    trust = load_trust(_folder_of(name), learner)
+    trust = calibration_of(name, learner)
     bundle = Bundle(run, Path(os.path.abspath(name)).name, learner.state(), images, seed, trust=trust)
     return Predictor(bundle, adapt_evenly(learner, images.support, seed=seed))
 
@@ -295,56 +297,7 @@ def image_files(paths: Sequence[str | Path]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def write_answers(file: Path, classes: Sequence[str], told: Sequence[Answer], *, sets: bool = False) -> Path:
-    """predictions.csv: path, predicted, a column of probabilities for each class, set, warnings. Whole or not at all.
-
-    UTF-8. A cell that a spreadsheet would run as a formula has a ' before it; probabilities are the shortest text that gives
-    the same float32.
-    """
-    refuse_column(classes, sets=sets)
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([COLUMNS[0], COLUMNS[1], *map(_harmless, classes), *([SET] if sets else []), COLUMNS[2]])
-    for one in told:
-        numbers = [_shortest(value) for value in one.probabilities] or [""] * len(classes)
-        among = [_harmless("; ".join(one.among))] if sets else []
-        warnings = _harmless("; ".join(one.warnings))
-        rows.writerow([_harmless(one.path), _harmless(one.predicted), *numbers, *among, warnings])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, text.getvalue().encode(errors="backslashreplace"))
-    return file
-
-
-def refuse_column(classes: Sequence[str], *, sets: bool) -> None:
-    """Refuse two columns of one name.
-
-    Raises:
-        ValueError: if sets are asked for and a class is called as their column.
-    """
-    if sets and SET in classes:
-        raise ValueError(f"a class is called {SET!r}, which is the column of prediction sets; adapt with another name")
-
-
-def line_of(one: Answer, classes: Sequence[str]) -> str:
-    """One answer as a line for people."""
-    if not one.probabilities:
-        return f"{shown(one.path)}: {'; '.join(one.warnings)}"
-    told = "  ".join(f"{shown(name)} {value:.3f}" for name, value in zip(classes, one.probabilities, strict=True))
-    among = f"  one of {{{', '.join(map(shown, one.among))}}}" if one.among else ""
-    return (
-        f"{shown(one.path)}  {shown(one.predicted)}  ({told}){among}{''.join(f'  ! {shown(w)}' for w in one.warnings)}"
-    )
-
-
 def _folder_of(name: str | Path) -> Path:
     """Where the learner called `name` lies, or would lie."""
     packaged = PACKAGED / str(name)
     return packaged if str(name) in WORDS and not (Path(name) / "run.json").is_file() else Path(name)
-
-
-def _shortest(value: float) -> str:
-    return str(torch.tensor(value, dtype=torch.float32).numpy())
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.lstrip().startswith(FORMULA) else text

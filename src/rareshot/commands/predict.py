@@ -18,11 +18,9 @@ from rareshot.predict import (
     Predictor,
     answers,
     image_files,
-    line_of,
     load_classifier,
-    refuse_column,
-    write_answers,
 )
+from rareshot.predictions import line_of, refuse_column, write_answers
 
 MANY = 20
 """Images from which on a progress bar is worth its line."""

@@ -21,7 +21,8 @@ from rareshot.answer_page.why import Why, why
 from rareshot.bundle import save_bundle
 from rareshot.data.decode import decode
 from rareshot.data.files import Observe, ignore
-from rareshot.predict import Answer, Predictor, adapt_to, answer, find_learner, write_answers
+from rareshot.predict import Answer, Predictor, adapt_to, answer, find_learner
+from rareshot.predictions import write_answers
 from rareshot.support_set import SupportSet
 from rareshot.trust import Suspects
 from rareshot.web.conditions import by_name
