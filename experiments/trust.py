@@ -21,7 +21,7 @@ from torch import Tensor
 from rareshot.checkpoint import load_learner, state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
-from rareshot.episodes import Episodes, EpisodeSpec
+from rareshot.episodes import Episodes, EpisodeSpec, within
 from rareshot.machine import settle
 from rareshot.metrics import auc, brier, ece
 from rareshot.run_record import Run, read_run, versions
@@ -55,6 +55,7 @@ def main(
     out: Path,
     other: Path | None = None,
     shot: int = 5,
+    way: int = 2,
     episodes: int = 60,
     slow_episodes: int = 20,
     threads: int | None = None,
@@ -67,6 +68,7 @@ def main(
         out: JSON lines.
         other: images that the learner was not made for, as phone photographs; half of them are judged. None: made junk alone.
         shot: k. With 1 nothing can be left out: the temperature alone is measured.
+        way: classes of a task. With more than 2 the temperature alone is measured, on the rare ones where there are so many.
         episodes: of measurements that adapt once an episode, or not at all.
         slow_episodes: of those that leave images out by adapting.
         threads: None: all cores.
@@ -82,10 +84,11 @@ def main(
     }
 
     def measure(what: str, on: str, count: int, figures: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        what = what if way == 2 else f"{what}, {way} classes"
         return measured(out, {"what": what, "on": on}, {"episodes": count}, about, figures)
 
     # Tuned on the common diseases.
-    spec = EpisodeSpec(2, shot, QUERY)
+    spec = within(held, EpisodeSpec(way, shot, QUERY))
     few = min(episodes, 200)
     temperature = measure(
         "temperature",
@@ -93,8 +96,11 @@ def main(
         few,
         lambda: {"temperature": temperature_from_tasks(learner, held, spec, episodes=few, seed=1)},
     )["temperature"]
-    if shot == 1:
-        measure("calibration", "rare", episodes, lambda: calibration(rare, learner, temperature, shot, episodes))
+    if shot == 1 or way > 2:
+        if way <= len(rare.classes):
+            measure(
+                "calibration", "rare", episodes, lambda: calibration(rare, learner, temperature, shot, episodes, way)
+            )
         return
     threshold = measure(
         "warning threshold",
@@ -193,13 +199,15 @@ def typicality_of_rare(rare: LabelledImages, reference: Reference, learner: Lear
     }
 
 
-def calibration(rare: LabelledImages, learner: Learner, temperature: float, shot: int, count: int) -> dict[str, Any]:
+def calibration(
+    rare: LabelledImages, learner: Learner, temperature: float, shot: int, count: int, way: int = 2
+) -> dict[str, Any]:
     """ECE and Brier score in the `full` protocol, all episodes' queries pooled, before and after the temperature from tasks.
 
     Two readings. All remaining lesions, where one class is up to three times as frequent as the other: with the prevalence
     that an episode has, and with none. And as many lesions of both classes, the first QUERY of each.
     """
-    drawn = Episodes(rare, EpisodeSpec(2, shot, None), seed=0)
+    drawn = Episodes(rare, EpisodeSpec(way, shot, None), seed=0)
     raw, labels, classes = [], [], []
     for i in range(count):
         episode = drawn[i]
@@ -208,7 +216,7 @@ def calibration(rare: LabelledImages, learner: Learner, temperature: float, shot
         classes.append(episode.classes)
     tempered = [with_temperature(p, temperature) for p in raw]
     known = [at_its_prevalence(p, y, names) for p, y, names in zip(tempered, labels, classes, strict=True)]
-    equal = [torch.cat([(y == c).nonzero()[:QUERY, 0] for c in range(2)]) for y in labels]
+    equal = [torch.cat([(y == c).nonzero()[:QUERY, 0] for c in range(way)]) for y in labels]
     few = [y[at] for y, at in zip(labels, equal, strict=True)]
     return {
         "all lesions": {

@@ -55,7 +55,7 @@ def main(data: Path, run: Path, out: Path, episodes: int = 60, threads: int | No
 
 def compared(learner: Learner, held: LabelledImages, counts: tuple[int, ...], episodes: int) -> dict[str, Any]:
     """AUC, right answers, answers that name the largest class, and ECE by the temperature of the smallest class's number."""
-    temperature = temperature_from_tasks(learner, held, EpisodeSpec(2, min(counts), QUERY), seed=1)
+    temperature = temperature_from_tasks(learner, held, EpisodeSpec(len(counts), min(counts), QUERY), seed=1)
     return {
         "temperature": temperature,
         "ways": {name: figures(learner, held, counts, episodes, adapt, temperature) for name, adapt in WAYS.items()},

@@ -98,6 +98,14 @@ def test_same_inputs_give_the_same_bytes(page: str, predictor: Predictor, files:
     assert page_of(again, files) == page
 
 
+def test_unequal_numbers_are_said_with_their_parts(page: str, files: list[str]) -> None:
+    whole = blobs()
+    few = SupportSet(whole.images[2:], whole.labels[2:], whole.classes, whole.names[2:])  # two red, four blue
+    text = page_of(predictor_of(METHODS["logistic"].blank(64), few), files[:1])
+    assert "each answer is the mean over 2 parts with 2 images of each class" in words_of(text)
+    assert "Unequal numbers of images" not in words_of(page)
+
+
 def test_what_is_said_of_an_image_depends_on_no_other(page: str, predictor: Predictor, files: list[str]) -> None:
     alone = page_of(predictor, files[1:2])
     card = re.compile(r"(?s)second\.png</h3>.*?</article>")
@@ -228,9 +236,7 @@ def test_the_command_writes_the_page_of_its_answers(tmp_path: Path, capsys: pyte
     assert csv.is_file()
     assert f"report: {report} (shows the photographs" in err.replace("\n", "")
     text = report.read_text()
-    assert re.search(
-        r"temperature \d\.\d\d, measured on lesions of common classes for the k nearest to 2", words_of(text)
-    )
+    assert re.search(r"temperature \d\.\d\d, measured on lesions of common classes: 2 classes, k = 2", words_of(text))
     assert "Licence of those images CC BY-NC 4.0" in words_of(text)
     assert "Normalisation by statistics of the support images (support); an answer depends on no other" in words_of(
         text

@@ -2,11 +2,13 @@
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
@@ -17,6 +19,7 @@ from rareshot.data.collection import LabelledImages
 from rareshot.estimator import RareShotClassifier
 from rareshot.methods.maml import EpisodicLearner
 from rareshot.methods.supervised import Supervised
+from rareshot.predict import adapt_to
 from rareshot.support_set import as_float
 from rareshot.types import Support
 
@@ -134,6 +137,22 @@ def test_it_survives_pickle(rule: str, learner: EpisodicLearner, made: LabelledI
     )
     model = RareShotClassifier(one).fit(X, Y)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("numbers", [(5, 5), (1, 4)])
+def test_a_learner_by_name_is_calibrated_and_leans_no_more_than_adapt(
+    numbers: tuple[int, int], X: np.ndarray, tmp_path: Path
+) -> None:
+    rows = [*range(numbers[0]), *range(5, 5 + numbers[1])]
+    for row in rows:
+        file = tmp_path / Y[row] / f"{row}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(X[row]).save(file)
+    model = RareShotClassifier("isic2018").fit(X[rows], Y[rows])
+    predictor = adapt_to("isic2018", tmp_path)
+    assert model.temperature_ == predictor.bundle.temperature != 1
+    ours = np.concatenate([predictor(image[None]).numpy() for image in predictor.bundle.support.support.images])
+    np.testing.assert_allclose(model.predict_proba(X[rows]), ours, atol=1e-6)
 
 
 def test_scikit_learns_tools_take_it(X: np.ndarray) -> None:

@@ -173,6 +173,7 @@ def test_the_file_says_what_it_is_and_nothing_of_photographs_or_of_this_machine(
         "method": "maml",
         "learner": "run",
         "learner_sha256": state_hash(predictor.bundle.state),
+        "licence": "not known",
         "notice": "research use, not a medical device",
     }
     for secret in ("patient", ".py", str(ROOT), "stack_trace"):

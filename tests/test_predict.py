@@ -30,8 +30,8 @@ from rareshot.predict import (
     image_files,
     load,
     load_classifier,
-    write_answers,
 )
+from rareshot.predictions import write_answers
 from rareshot.run_record import write_run
 from rareshot.support_set import as_float, read_support
 from rareshot.trust import Reference, prediction_sets, suspects, with_prevalence, with_temperature
@@ -78,7 +78,7 @@ def calibrated(run: Path, made: LabelledImages) -> Path:
     train, held = held_out(made.common(), 0.5)
     assert held is not None
     reference = Reference.of(learner, train, held)
-    save_trust(run, Trust(state_hash(learner.state()), 2, {1: 2.0, 3: 3.0}, {3: 90.0}, reference, 60))
+    save_trust(run, Trust(state_hash(learner.state()), {2: {1: 2.0, 3: 3.0}}, {2: {3: 90.0}}, reference, 60))
     return run
 
 
@@ -240,6 +240,14 @@ def test_a_runs_folder_comes_before_a_word(
 
 
 @packaged
+def test_adapting_a_packaged_learner_says_what_its_licence_is(
+    name: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adapt", name, "--support", str(photos), "--out", str(tmp_path / "c.safetensors")]) == 0
+    assert "licence of those images, and so of the learner: CC BY-NC 4.0" in capsys.readouterr().out
+
+
+@packaged
 def test_a_packaged_learner_is_the_one_of_its_card(name: str) -> None:
     run, learner = find_learner(name)
     card = (PACKAGED / name / "CARD.md").read_text()
@@ -287,19 +295,23 @@ def test_a_calibrated_answer_is_the_classifiers_own_at_the_temperature_of_its_k(
 
 
 @pytest.mark.parametrize(("measured", "applied"), [(0.25, 1.0), (2.0, 2.0)])
-def test_more_classes_than_it_was_measured_on_do_not_make_an_answer_surer(
+def test_other_numbers_of_classes_than_were_measured_do_not_make_an_answer_surer(
     measured: float, applied: float, calibrated: Path, photos: Path
 ) -> None:
     learner = load(calibrated)
     trust = load_trust(calibrated, learner)
     assert trust is not None
-    save_trust(calibrated, replace(trust, temperatures={1: measured, 3: measured}))
+    save_trust(calibrated, replace(trust, temperatures={2: {1: measured, 3: measured}}))
     assert adapt_to(calibrated, photos).bundle.temperature == measured
     for at in range(3):
         put(photos / "other" / f"{at}.png", 90, 70 + at)
     predictor = adapt_to(calibrated, photos)
     assert predictor.bundle.temperature == applied, "three classes"
     assert any("temperature of 0.25 is for 2 classes" in told for told in predictor.cautions()) == (applied != measured)
+    save_trust(calibrated, replace(trust, temperatures={2: {3: 0.3}, 3: {3: 0.5}}))
+    assert adapt_to(calibrated, photos).bundle.temperature == 0.5, "three classes, measured"
+    assert not adapt_to(calibrated, photos).bundle.cautions()
+    save_trust(calibrated, replace(trust, temperatures={2: {1: measured, 3: measured}}))
     shutil.rmtree(photos / "other")
     (photos / "lupus" / "1.png").unlink()
     unequal = adapt_to(calibrated, photos)

@@ -60,7 +60,7 @@ def learner(images: LabelledImages) -> EpisodicLearner:
 def trust(learner: EpisodicLearner, images: LabelledImages) -> Trust:
     train, held = held_out(images.common(), 0.2)
     assert held is not None
-    return Trust.of(learner, train, held, shots=(2, 1), episodes=3)
+    return Trust.of(learner, train, held, ways=(2, 3), shots=(2, 1), episodes=3)
 
 
 @pytest.fixture
@@ -82,8 +82,10 @@ def test_it_is_what_the_functions_of_trust_say_of_held_out_lesions(
 ) -> None:
     train, held = held_out(images.common(), 0.2)
     assert held is not None
-    assert trust.temperatures[2] == temperature_from_tasks(learner, held, EpisodeSpec(2, 2, 6), episodes=3, seed=1)
-    assert trust.thresholds == {2: warning_threshold(learner, held, EpisodeSpec(2, 2, 1), seed=2)}
+    for way in (2, 3):
+        spec = EpisodeSpec(way, 2, 6)
+        assert trust.temperatures[way][2] == temperature_from_tasks(learner, held, spec, episodes=3, seed=1)
+        assert trust.thresholds[way] == {2: warning_threshold(learner, held, EpisodeSpec(way, 2, 1), seed=2)}
     assert torch.equal(trust.reference.precision, Reference.of(learner, train, held).precision)
 
 
@@ -100,16 +102,21 @@ def test_a_folder_without_the_file_has_none(tmp_path: Path, learner: EpisodicLea
     assert load_trust(tmp_path, learner) is None
 
 
-def test_another_k_is_served_by_the_nearest_and_the_smaller_of_two(trust: Trust) -> None:
-    several = replace(trust, temperatures={1: 1.5, 3: 2.0, 5: 2.5}, thresholds={3: -1.0, 5: -2.0})
-    assert [several.temperature(k) for k in (1, 2, 3, 4, 5, 40)] == [1.5, 1.5, 2.0, 2.0, 2.5, 2.5]
+def test_another_way_or_k_is_served_by_the_nearest_and_the_smaller_of_two(trust: Trust) -> None:
+    several = replace(
+        trust, temperatures={2: {1: 1.5, 3: 2.0, 5: 2.5}, 4: {5: 3.5}}, thresholds={2: {3: -1.0, 5: -2.0}}
+    )
+    assert [several.temperature(2, k) for k in (1, 2, 3, 4, 5, 40)] == [1.5, 1.5, 2.0, 2.0, 2.5, 2.5]
+    assert [several.temperature(way, 1) for way in (3, 4, 7)] == [1.5, 3.5, 3.5]
+    assert several.nearest(7, 1) == (4, 5)
+    assert several.told_ways() == "2 or 4"
     assert several.threshold(2, 2) == (3, -1.0)
-    assert several.threshold(9, 2) == (5, -2.0)
+    assert several.threshold(2, 9) == (5, -2.0)
 
 
 def test_a_threshold_speaks_of_no_other_number_of_classes_and_of_no_single_images(trust: Trust) -> None:
-    assert trust.threshold(2, 3) is None
-    assert trust.threshold(1, 2) is None
+    assert trust.threshold(4, 2) is None
+    assert trust.threshold(2, 1) is None
     assert replace(trust, thresholds={}).threshold(2, 2) is None
 
 
@@ -120,10 +127,12 @@ def test_calibrate_writes_it_and_says_what_comes_next(
     assert main(["calibrate", str(run), "--data", str(table), *FEW]) == 0
     trust = load_trust(run, load(run))
     assert trust is not None
-    assert (sorted(trust.temperatures), sorted(trust.thresholds)) == ([1, 2], [2])
-    assert (trust.way, trust.episodes, trust.others) == (2, 3, "")
-    told = capsys.readouterr().out
-    assert f"k = 2: temperature {trust.temperatures[2]:.2f}, suspects below log odds {trust.thresholds[2]:.2f}" in told
+    assert trust.ways == (2, 3, 4)
+    assert (sorted(trust.temperatures[3]), sorted(trust.thresholds[3])) == ([1, 2], [2])
+    assert (trust.episodes, trust.others) == (3, "")
+    told = " ".join(capsys.readouterr().out.split())
+    limit = f"suspects below log odds {trust.thresholds[3][2]:.2f}"
+    assert f"3 classes, k = 2: temperature {trust.temperatures[3][2]:.2f}, {limit}" in told
     assert f"next: rareshot adapt {run} --support" in told
 
 
@@ -213,16 +222,21 @@ def test_too_few_images_of_another_kind_are_refused_with_their_number(
     assert "each half of its patients needs at least 20 images, and one has 19" in capsys.readouterr().err
 
 
-def test_a_file_of_the_first_format_keeps_its_temperatures_and_loses_its_thresholds(
-    file: Path, trust: Trust, learner: EpisodicLearner
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_file_of_an_earlier_format_keeps_its_temperatures_and_of_the_first_loses_its_thresholds(
+    number: int, file: Path, trust: Trust, learner: EpisodicLearner
 ) -> None:
     tensors, metadata = load_state(file)
-    told = {**json.loads(metadata["rareshot"]), "format": 1, "slow_episodes": 20}
-    del told["others"]
+    told = {**json.loads(metadata["rareshot"]), "format": number, "way": 2, "others": "phone"}
+    told |= {name: told[name]["2"] for name in ("temperatures", "thresholds")}
+    if number == 1:
+        told = {**told, "slow_episodes": 20}
+        del told["others"]
     save_state(file, tensors, {"rareshot": json.dumps(told)})
     again = load_trust(file.parent, learner)
     assert again is not None
-    assert (again.temperatures, again.thresholds, again.others) == (trust.temperatures, {}, "")
+    assert again.temperatures == {2: trust.temperatures[2]}
+    assert (again.thresholds, again.others) == (({}, "") if number == 1 else ({2: trust.thresholds[2]}, "phone"))
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
@@ -246,23 +260,26 @@ def told_with(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (told_with(format=7), "has format 7; this version of rareshot reads 1 and 2"),
+        (told_with(format=7), "has format 7; this version of rareshot reads 1, 2, 3"),
         (told_with(learner="0"), "was measured on another learner"),
-        (told_with(way=1), "are no numbers of classes and episodes"),
-        (told_with(way=True), "are no numbers of classes and episodes"),
-        (told_with(episodes="60"), "are no numbers of classes and episodes"),
-        (told_with(temperatures={}), "temperatures is not a JSON object of numbers by k"),
-        (told_with(temperatures=[1.0]), "temperatures is not a JSON object of numbers by k"),
-        (told_with(temperatures={"1": math.nan}), "temperatures has nan at k = '1'"),
-        (told_with(temperatures={"1": 0.0}), "temperatures has 0.0 at k = '1'"),
-        (told_with(temperatures={"1": 1e9}), r"temperatures has 1000000000\.0"),
-        (told_with(temperatures={"0": 1.0}), "temperatures has 1.0 at k = '0'"),
-        (told_with(temperatures={"²": 1.0}), "temperatures has 1.0 at k = '²'"),
-        (told_with(thresholds={"2": -math.inf}), "thresholds has -inf at k = '2'"),
-        (told_with(thresholds={"2": True}), "thresholds has True at k = '2'"),
+        (told_with(episodes="60"), "episodes='60' is no number of episodes"),
+        (told_with(episodes=True), "episodes=True is no number of episodes"),
+        (told_with(temperatures={}), "temperatures is not a JSON object of objects by number of classes"),
+        (told_with(temperatures=[1.0]), "temperatures is not a JSON object of objects by number of classes"),
+        (told_with(temperatures={"1": {"1": 1.0}}), "temperatures is of '1' classes"),
+        (told_with(temperatures={"x": {"1": 1.0}}), "temperatures is of 'x' classes"),
+        (told_with(temperatures={"2": {}}), "temperatures of 2 classes is not a JSON object of numbers by k"),
+        (told_with(temperatures={"2": 1.0}), "temperatures of 2 classes is not a JSON object of numbers by k"),
+        (told_with(temperatures={"2": {"1": math.nan}}), "temperatures has nan at k = '1'"),
+        (told_with(temperatures={"2": {"1": 0.0}}), "temperatures has 0.0 at k = '1'"),
+        (told_with(temperatures={"2": {"1": 1e9}}), r"temperatures has 1000000000\.0"),
+        (told_with(temperatures={"2": {"0": 1.0}}), "temperatures has 1.0 at k = '0'"),
+        (told_with(temperatures={"2": {"²": 1.0}}), "temperatures has 1.0 at k = '²'"),
+        (told_with(thresholds={"2": {"2": -math.inf}}), "thresholds has -inf at k = '2'"),
+        (told_with(thresholds={"2": {"2": True}}), "thresholds has True at k = '2'"),
         (told_with(hospital="a\nb"), r"hospital='a\\nb' is no name of up to 100 printable characters"),
         (told_with(versions=5), "its calibration is of the wrong kind"),
-        (lambda told: {key: value for key, value in told.items() if key != "way"}, "its calibration lacks 'way'"),
+        (lambda told: {key: value for key, value in told.items() if key != "others"}, "its calibration lacks 'others'"),
     ],
 )
 def test_metadata_with_wrong_values_are_refused(
@@ -335,7 +352,9 @@ def test_a_packaged_learner_is_calibrated_for_the_k_of_its_card(name: str) -> No
     trust = load_trust(PACKAGED / name, load(name))
     assert trust is not None
     card = (PACKAGED / name / "CARD.md").read_text()
-    for k, temperature in trust.temperatures.items():
-        limit = f"{trust.thresholds[k]:.2f}" if k in trust.thresholds else "none"
-        assert f"| {k} | {temperature:.2f} | {limit} |" in card
+    assert trust.ways == (2, 3, 4)
+    for way, temperatures in trust.temperatures.items():
+        for k, temperature in temperatures.items():
+            limit = f"{trust.thresholds[way][k]:.2f}" if k > 1 else "none"
+            assert f"| {way} | {k} | {temperature:.2f} | {limit} |" in card
     assert f"{trust.episodes} tasks for each temperature" in card

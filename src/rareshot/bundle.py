@@ -63,28 +63,17 @@ class Bundle:
 
     @property
     def temperature(self) -> float:
-        """That of the nearest k that was measured; 1, which changes nothing, where none was.
-
-        It was measured on `way` classes, and with more a temperature below 1 could make a classifier surer than it is right:
-        there it is 1. Unequal numbers are no other case, as each part of `equal_parts` has as many images of each class.
-        """
-        measured = self.measured_temperature
-        if self.trust is None or measured >= 1:
-            return measured
-        return measured if len(self.classes) == self.trust.way else 1.0
-
-    @property
-    def measured_temperature(self) -> float:
-        """The same before it is asked whether the task is like those that it was measured on."""
-        return self.trust.temperature(self.shot) if self.trust else 1.0
+        """That of the nearest way and k that were measured (`Trust.applied`); 1, which changes nothing, without a calibration."""
+        return self.trust.applied(len(self.classes), self.shot) if self.trust else 1.0
 
     def cautions(self) -> list[str]:
         """That the temperature is not for tasks like this one, where that is so."""
-        if self.trust is None or self.temperature == self.measured_temperature:
+        measured = self.trust.temperature(len(self.classes), self.shot) if self.trust else 1.0
+        if self.trust is None or self.temperature == measured:
             return []
         return [
-            f"answers are as timid as the learner gives them: its temperature of {self.measured_temperature:.2f} is for "
-            f"{self.trust.way} classes, and is not applied here"
+            f"answers are as timid as the learner gives them: its temperature of {measured:.2f} is for "
+            f"{self.trust.told_ways()} classes, and is not applied here"
         ]
 
     def adapt(self) -> Classifier:

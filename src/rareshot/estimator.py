@@ -15,8 +15,10 @@ from torch import Tensor
 from rareshot.bundle import refuse_transductive
 from rareshot.data.decode import square
 from rareshot.equal_parts import adapt_evenly
-from rareshot.predict import load, one_by_one
+from rareshot.predict import calibration_of, load, one_by_one
 from rareshot.support_set import as_float, refuse_too_many
+from rareshot.trust import with_temperature
+from rareshot.trust_file import Trust
 from rareshot.types import Learner, Support
 
 Array = npt.NDArray[Any]
@@ -31,12 +33,14 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     rounded to bytes first. Each image is judged by itself.
 
     Args:
-        learner: a learner, a run's folder, or a word (`isic2018-transfer`, `isic2018`, `pretrained`), as in `rareshot.load`.
+        learner: a run's folder or a word (`isic2018-transfer`, `isic2018`, `pretrained`), as in `rareshot.load`: probabilities
+            are then calibrated where it was, as by `rareshot predict`. Or a learner, whose probabilities are as it gives them.
         seed: of the few methods whose adaptation draws at random.
 
     Attributes:
         classes_: the labels, sorted; columns of `predict_proba` are in this order.
         classifier_: the adapted task.
+        temperature_: of its calibration; 1 changes nothing.
         n_features_in_: numbers of one image, height * width * 3.
 
     Example:
@@ -46,7 +50,7 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ['dark']
     """
 
-    def __init__(self, learner: str | Path | Learner = "isic2018", seed: int = 0) -> None:
+    def __init__(self, learner: str | Path | Learner = "isic2018-transfer", seed: int = 0) -> None:
         self.learner = learner
         self.seed = seed
 
@@ -64,13 +68,13 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y has 1 class ({self.classes_[0]}); a classifier needs at least 2")
-        images, learner = _bytes(X), self._learner()
+        images, (learner, trust) = _bytes(X), self._found()
         refuse_transductive(type(learner).__name__, learner)
         refuse_too_many(len(images), learner.size)
         self.n_features_in_ = int(np.prod(images.shape[1:]))
         self.size_ = learner.size
         self.support_ = (_resized(images, learner.size), labels)
-        self._adapt(learner)
+        self._adapt(learner, trust)
         return self
 
     def predict_proba(self, X: Any) -> Array:
@@ -83,9 +87,9 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         images = _bytes(X)
         if not hasattr(self, FITTED):  # unpickled
-            self._adapt(self._learner())
-        probabilities = one_by_one(self.classifier_, as_float(_resized(images, self.size_))).double().numpy()
-        return np.asarray(probabilities / probabilities.sum(1, keepdims=True))
+            self._adapt(*self._found())
+        found = one_by_one(self.classifier_, as_float(_resized(images, self.size_)))
+        return np.asarray(with_temperature(found, self.temperature_).numpy())
 
     def predict(self, X: Any) -> Array:
         """The most probable class of each image."""
@@ -93,13 +97,17 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         predicted: Array = self.classes_[probabilities.argmax(1)]
         return predicted
 
-    def _learner(self) -> Learner:
-        return load(self.learner) if isinstance(self.learner, str | Path) else self.learner
+    def _found(self) -> tuple[Learner, Trust | None]:
+        if not isinstance(self.learner, str | Path):
+            return self.learner, None
+        learner = load(self.learner)
+        return learner, calibration_of(self.learner, learner)
 
-    def _adapt(self, learner: Learner) -> None:
+    def _adapt(self, learner: Learner, trust: Trust | None) -> None:
         pixels, labels = self.support_
         classes = tuple(map(str, range(len(self.classes_))))  # labels may be anything that sorts
         support = Support(as_float(pixels), torch.from_numpy(labels), classes)
+        self.temperature_ = trust.applied(support.way, min(support.numbers)) if trust else 1.0
         self.classifier_ = adapt_evenly(learner, support, seed=self.seed)
 
     def __getstate__(self) -> dict[str, Any]:

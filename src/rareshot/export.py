@@ -100,6 +100,7 @@ def facts(predictor: Predictor) -> Mapping[str, str]:
         "learner_sha256": state_hash(predictor.bundle.state),
         "temperature": repr(predictor.bundle.temperature),
         "norm": getattr(run.method, "norm", "running"),
+        "licence": run.licence or "not known",
         "notice": NOTICE,
     }
 

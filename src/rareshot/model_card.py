@@ -128,12 +128,14 @@ def _calibrated(trust: Trust | None) -> str:
     if trust is None:
         return "Not calibrated: probabilities are as the method gives them."
     rows = [
-        (str(k), f"{value:.2f}", f"{trust.thresholds[k]:.2f}" if k in trust.thresholds else "none")
-        for k, value in sorted(trust.temperatures.items())
+        (str(way), str(k), f"{value:.2f}", f"{limits[k]:.2f}" if k in limits else "none")
+        for way, found in sorted(trust.temperatures.items())
+        for limits in (trust.thresholds.get(way, {}),)
+        for k, value in sorted(found.items())
     ]
     of = f" of {as_markdown(trust.hospital)} alone" if trust.hospital else ""
-    told = f"From held-out lesions of the common classes{of}, {trust.way}-way, {trust.episodes} tasks for each temperature."
-    return f"{told}\n\n{markdown_rows(('k', 'temperature', 'suspects below log odds'), rows)}"
+    told = f"From held-out lesions of the common classes{of}; {trust.episodes} tasks for each temperature."
+    return f"{told}\n\n{markdown_rows(('classes', 'k', 'temperature', 'suspects below log odds'), rows)}"
 
 
 def _limits(run: Run, learner: Learner) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from rareshot import config, machine
 from rareshot.atomic import write_atomically
+from rareshot.data.cards import CARDS
 from rareshot.methods import KINDS
 from rareshot.types import Method
 
@@ -39,9 +40,19 @@ class Run:
     """Name, classes and fingerprint of the data, common classes only."""
     versions: Mapping[str, str]
 
+    @property
+    def licence(self) -> str:
+        """Of the images that it was trained on; empty where their data set is not known."""
+        card = CARDS.get(str(self.data.get("name")))
+        return card.licence if card else ""
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**asdict(self), "method": config.to_json(self.method)}
+
+
+PACKAGES = ("rareshot", "torch", "numpy", "scipy", "scikit-learn", "timm")
+"""Whose versions numbers may depend on."""
 
 
 def versions() -> dict[str, str]:
@@ -50,7 +61,7 @@ def versions() -> dict[str, str]:
     Of a CPU its kind, with the vector instructions that torch uses: sums are rounded by these, and training carries the rounding
     far.
     """
-    packages = {name: version(name) for name in ("rareshot", "torch", "numpy")}
+    packages = {name: version(name) for name in PACKAGES}
     mkl = f", MKL {os.environ['MKL_CBWR']}" if "MKL_CBWR" in os.environ else ""
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}{mkl}"
     gpu = {"gpu": torch.cuda.get_device_name()} if machine.device().type == "cuda" else {}

@@ -1,8 +1,8 @@
 """RUN/trust.safetensors: what `rareshot.trust` has to know of the common diseases, measured once (docs/trust.md).
 
 reference/<name>   the `Reference`: what usual images look like to the learner
-metadata           one JSON text, `rareshot`: k → temperature, k → warning threshold, way, episodes, what images of another kind
-                   were known, the learner's hash, versions
+metadata           one JSON text, `rareshot`: way → k → temperature, way → k → warning threshold, episodes, what images of another
+                   kind were known, the learner's hash, versions
 
 The same data and learner give the same file, byte by byte. A classifier's file carries a copy, so that it stands by itself.
 """
@@ -27,14 +27,19 @@ from rareshot.trust.calibration import HIGHEST, LOWEST
 from rareshot.types import Learner
 
 NAME = "trust.safetensors"
-FORMAT = 2
-READ = (1, 2)
-"""Formats that are read; 1 has thresholds of another score, which are left out, and knows no images of another kind."""
+FORMAT = 3
+READ = (1, 2, 3)
+"""Formats that are read; 1 and 2 have one way, and 1 has thresholds of another score, which are left out, and knows no images of
+another kind."""
+MOST_WAYS = 4
+"""Numbers of classes that are measured if the learner takes any: 2, 3 and 4, where there are so many common classes."""
 QUERY = 15
 """Query images a class of the tasks that the temperature is measured on; fewer where a class has not so many."""
 FALSE_ALARMS = 0.1
 """Share of clean support sets that may be warned of."""
 
+ByShot = Mapping[int, float]
+"""k → number."""
 Observe = Callable[[int, int, str], None]
 """(adaptations done, of how many, what is measured next)"""
 
@@ -49,12 +54,10 @@ class Trust:
 
     learner: str
     """SHA-256 of the learner's state."""
-    way: int
-    """Classes of the tasks that it was measured on."""
-    temperatures: Mapping[int, float]
-    """By k."""
-    thresholds: Mapping[int, float]
-    """By k, of the warning of suspect support images."""
+    temperatures: Mapping[int, ByShot]
+    """By way, the number of classes, and by k."""
+    thresholds: Mapping[int, ByShot]
+    """The same, of the warning of suspect support images."""
     reference: Reference
     episodes: int
     """Tasks for each temperature."""
@@ -71,7 +74,7 @@ class Trust:
         train: LabelledImages,
         held: LabelledImages,
         *,
-        way: int = 2,
+        ways: Sequence[int] = (2,),
         shots: Sequence[int] = (1, 2, 3, 4, 5),
         episodes: int = 60,
         others: Float[Tensor, "n 3 h w"] | None = None,
@@ -82,6 +85,7 @@ class Trust:
         """Measure it; `train` and `held` come from `validation.held_out`.
 
         Args:
+            ways: numbers of classes; `ways_of` has those of a method.
             others: images that the learner is not for, as phone photographs for a dermoscopy learner; and their name.
             hospital: whose lesions `train` and `held` are, where several trained the learner together.
 
@@ -95,7 +99,7 @@ class Trust:
                 f"shots={', '.join(map(str, shots)) or 'none'}: give numbers from 1 to {smallest - 1}, as the smallest class "
                 f"has {smallest} held-out lesions and one of them is to be judged"
             )
-        costs = [episodes for _ in shots]
+        costs = [episodes for _ in shots for _ in ways]
         done = 0
 
         def next_is(what: str, cost: int) -> None:
@@ -105,39 +109,66 @@ class Trust:
 
         next_is("what usual images look like", 0)
         reference = Reference.of(learner, train, held, others=others)
-        thresholds, temperatures = {}, {}
-        for shot in shots:
-            if shot > 1:
-                next_is(f"suspects at k = {shot}", 0)
-                spec = EpisodeSpec(way, shot, 1)
-                thresholds[shot] = warning_threshold(learner, held, spec, false_alarms=FALSE_ALARMS, seed=2)
-            next_is(f"temperature at k = {shot}", episodes)
-            spec = within(held, EpisodeSpec(way, shot, QUERY))
-            temperatures[shot] = temperature_from_tasks(learner, held, spec, episodes=episodes, seed=1)
+        thresholds: dict[int, ByShot] = {}
+        temperatures: dict[int, ByShot] = {}
+        for way in sorted(set(ways)):
+            limits, found = {}, {}
+            for shot in shots:
+                if shot > 1:
+                    next_is(f"suspects of {way} classes at k = {shot}", 0)
+                    spec = EpisodeSpec(way, shot, 1)
+                    limits[shot] = warning_threshold(learner, held, spec, false_alarms=FALSE_ALARMS, seed=2)
+                next_is(f"temperature of {way} classes at k = {shot}", episodes)
+                spec = within(held, EpisodeSpec(way, shot, QUERY))
+                found[shot] = temperature_from_tasks(learner, held, spec, episodes=episodes, seed=1)
+            thresholds[way], temperatures[way] = limits, found
         next_is("done", 0)
-        return cls(
-            state_hash(learner.state()), way, temperatures, thresholds, reference, episodes, others_name, hospital
-        )
+        return cls(state_hash(learner.state()), temperatures, thresholds, reference, episodes, others_name, hospital)
 
-    def temperature(self, shot: int) -> float:
-        """Of the nearest k that was measured; of two as near, the smaller."""
-        return self.temperatures[_nearest(self.temperatures, shot)]
+    @property
+    def ways(self) -> tuple[int, ...]:
+        """Numbers of classes that it was measured on."""
+        return tuple(sorted(self.temperatures))
 
-    def threshold(self, shot: int, way: int) -> tuple[int, float] | None:
+    def told_ways(self) -> str:
+        """The same in words: 2, 3 or 4."""
+        *first, last = map(str, self.ways)
+        return f"{', '.join(first)} or {last}" if first else last
+
+    def nearest(self, way: int, shot: int) -> tuple[int, int]:
+        """The way and k that serve these: the nearest that were measured; of two as near, the smaller."""
+        way = _nearest(self.temperatures, way)
+        return way, _nearest(self.temperatures[way], shot)
+
+    def temperature(self, way: int, shot: int) -> float:
+        """Of the nearest way and k."""
+        way, shot = self.nearest(way, shot)
+        return self.temperatures[way][shot]
+
+    def applied(self, way: int, shot: int) -> float:
+        """The temperature that answers get: of the nearest way and k, or 1, which changes nothing.
+
+        It is 1 where that is below 1 and was not measured on so many classes: there it could make a classifier surer than it is
+        right.
+        """
+        measured = self.temperature(way, shot)
+        return measured if measured >= 1 or way in self.ways else 1.0
+
+    def threshold(self, way: int, shot: int) -> tuple[int, float] | None:
         """The nearest k that was measured and its threshold; None where there is none for so many classes."""
-        if way != self.way or not self.thresholds or shot < 2:
+        limits = self.thresholds.get(way)
+        if not limits or shot < 2:
             return None
-        k = _nearest(self.thresholds, shot)
-        return k, self.thresholds[k]
+        k = _nearest(limits, shot)
+        return k, limits[k]
 
     def to_json(self) -> dict[str, Any]:
         """All but the reference, as plain JSON values."""
         return {
             "format": FORMAT,
             "learner": self.learner,
-            "way": self.way,
-            "temperatures": {str(k): value for k, value in self.temperatures.items()},
-            "thresholds": {str(k): value for k, value in self.thresholds.items()},
+            "temperatures": _told(self.temperatures),
+            "thresholds": _told(self.thresholds),
             "episodes": self.episodes,
             "others": self.others,
             **({"hospital": self.hospital} if self.hospital else {}),
@@ -147,6 +178,13 @@ class Trust:
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """The reference."""
         return {f"{prefix}reference/{name}": value for name, value in self.reference.state().items()}
+
+
+def ways_of(method: Any, held: LabelledImages) -> tuple[int, ...]:
+    """Numbers of classes to measure a method's learner on: its own, where its head has one; else 2 to 4, as the classes allow."""
+    if getattr(method, "head", "shared") == "full":
+        return (method.way,)
+    return tuple(range(2, min(len(held.classes), MOST_WAYS) + 1))
 
 
 def trust_of(told: Any, tensors: Mapping[str, Tensor], learner: str) -> Trust:
@@ -161,24 +199,25 @@ def trust_of(told: Any, tensors: Mapping[str, Tensor], learner: str) -> Trust:
     number = told.get("format") if isinstance(told, dict) else None
     if type(number) is not int or number not in READ:
         raise ValueError(
-            f"its calibration has format {number!r}; this version of rareshot reads {' and '.join(map(str, READ))}"
+            f"its calibration has format {number!r}; this version of rareshot reads {', '.join(map(str, READ))}"
         )
-    old = number == 1
     try:
         if told["learner"] != learner:
             raise ValueError("it was measured on another learner; run `rareshot calibrate` on this one")
-        counts = {name: told[name] for name in ("way", "episodes")}
-        if not all(type(value) is int and value > 0 for value in counts.values()) or counts["way"] < 2:
-            raise ValueError(f"{counts} are no numbers of classes and episodes")
+        if type(told["episodes"]) is not int or told["episodes"] < 1:
+            raise ValueError(f"episodes={told['episodes']!r} is no number of episodes")
+        temperatures, thresholds = (
+            {str(told["way"]): told[name]} if number < FORMAT else told[name] for name in ("temperatures", "thresholds")
+        )
         return Trust(
             learner,
-            temperatures=_by_shot("temperatures", told["temperatures"], LOWEST * 0.999, HIGHEST * 1.001, least=1),
-            thresholds={} if old else _by_shot("thresholds", told["thresholds"], -1e4, 1e4, least=0),
+            temperatures=_by_way("temperatures", temperatures, LOWEST * 0.999, HIGHEST * 1.001, least=1),
+            thresholds={} if number == 1 else _by_way("thresholds", thresholds, -1e4, 1e4, least=0),
             reference=_reference_of(tensors),
-            others="" if old else str(told["others"]),
+            episodes=told["episodes"],
+            others="" if number == 1 else str(told["others"]),
             hospital=_hospital(told.get("hospital", "")),
             versions=dict(told["versions"]),
-            **counts,
         )
     except KeyError as error:
         raise ValueError(f"its calibration lacks {error}") from error
@@ -245,15 +284,28 @@ def _hospital(name: Any) -> str:
     return name
 
 
-def _by_shot(name: str, values: Any, low: float, high: float, *, least: int) -> dict[int, float]:
-    if not isinstance(values, dict) or len(values) < least:
-        raise ValueError(f"{name} is not a JSON object of numbers by k")
-    for k, value in values.items():
-        sound = isinstance(value, float) and math.isfinite(value) and low <= value <= high
-        if not (k.isascii() and k.isdecimal() and len(k) <= 4 and int(k) > 0 and sound):
-            raise ValueError(f"{name} has {value!r} at k = {k!r}")
-    return {int(k): value for k, value in values.items()}
+def _told(values: Mapping[int, ByShot]) -> dict[str, dict[str, float]]:
+    return {str(way): {str(k): value for k, value in of.items()} for way, of in values.items()}
 
 
-def _nearest(values: Mapping[int, float], shot: int) -> int:
-    return min(values, key=lambda k: (abs(k - shot), k))
+def _by_way(name: str, values: Any, low: float, high: float, *, least: int) -> dict[int, ByShot]:
+    if not isinstance(values, dict) or not values:
+        raise ValueError(f"{name} is not a JSON object of objects by number of classes")
+    for way, of in values.items():
+        if not _is_number(way, 2):
+            raise ValueError(f"{name} is of {way!r} classes")
+        if not isinstance(of, dict) or len(of) < least:
+            raise ValueError(f"{name} of {way} classes is not a JSON object of numbers by k")
+        for k, value in of.items():
+            sound = isinstance(value, float) and math.isfinite(value) and low <= value <= high
+            if not (_is_number(k, 1) and sound):
+                raise ValueError(f"{name} has {value!r} at k = {k!r}")
+    return {int(way): {int(k): value for k, value in of.items()} for way, of in values.items()}
+
+
+def _is_number(text: str, least: int) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 4 and int(text) >= least
+
+
+def _nearest(values: Mapping[int, Any], wanted: int) -> int:
+    return min(values, key=lambda number: (abs(number - wanted), number))

@@ -11,7 +11,7 @@ from rareshot.answer_page.words import listed, named, number, share
 from rareshot.backbones.efficientnet import SHA256
 from rareshot.bundle import Bundle
 from rareshot.checkpoint import state_hash
-from rareshot.data.cards import CARDS
+from rareshot.equal_parts import Evenly
 from rareshot.methods import taught_by
 from rareshot.methods.pretrained import Pretrained
 from rareshot.pictures import picture
@@ -121,13 +121,13 @@ def making(predictor: Predictor) -> list[tuple[str, str]]:
     """How the answers were made: enough to make them again."""
     bundle, now = predictor.bundle, versions()
     run, data = bundle.run, bundle.run.data
-    card = CARDS.get(str(data.get("name")))
     rows = [
         ("Learner", f"{bundle.learner} ({run.name}), images of {run.size} pixels"),
         ("Trained on", _trained(run)),
-        *([("Licence of those images", card.licence)] if card and card.licence else []),
+        *([("Licence of those images", run.licence)] if run.licence else []),
         ("Data fingerprint", str(data.get("fingerprint", "none"))),
         ("Fingerprint of the support images", _fingerprint(bundle)),
+        *_parts(predictor),
         ("SHA-256 of the weights", _weights(bundle)),
         ("Normalisation", NORMS.get(getattr(run.method, "norm", "running"), "unknown")),
         ("Settings of the method", _settings(config.to_json(run.method))),
@@ -140,6 +140,13 @@ def making(predictor: Predictor) -> list[tuple[str, str]]:
         ("The learner was trained by", _versions(run.versions)),
     ]
     return [(what, named(value)) for what, value in rows]
+
+
+def _parts(predictor: Predictor) -> list[tuple[str, str]]:
+    if not isinstance(predictor.classifier, Evenly):
+        return []
+    parts = f"{len(predictor.classifier.parts)} parts with {number(predictor.bundle.shot, 'image')} of each class"
+    return [("Unequal numbers of images", f"each answer is the mean over {parts}")]
 
 
 def _photographs(k: int) -> str:
@@ -197,7 +204,8 @@ def _calibration(bundle: Bundle) -> str:
     if told := bundle.cautions():
         return f"none: {told[0]}"
     of = f" of {bundle.trust.hospital} alone" if bundle.trust.hospital else ""
-    return f"temperature {bundle.temperature:.2f}, measured on lesions of common classes{of} for the k nearest to {bundle.shot}"
+    way, shot = bundle.trust.nearest(len(bundle.classes), bundle.shot)
+    return f"temperature {bundle.temperature:.2f}, measured on lesions of common classes{of}: {way} classes, k = {shot}"
 
 
 def _settings(values: dict[str, Any]) -> str:

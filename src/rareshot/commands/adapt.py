@@ -69,6 +69,8 @@ def adapt(args: Sequence[str]) -> None:
     common = ", ".join(map(shown, bundle.run.data.get("common", ()))) or "diseases that are not recorded"
     trained = taught_by(bundle.run.method, common)
     _say(f"learner: {shown(bundle.learner)} ({shown(bundle.run.name)}, {bundle.run.size} px), trained on {trained}")
+    if bundle.run.licence:
+        _say(f"licence of those images, and so of the learner: {bundle.run.licence}")
     _say("classes: " + ", ".join(f"{shown(name)} ({count})" for name, count in bundle.support.counts.items()))
     for caution in bundle.support.cautions():
         STATUS.print(f"caution: {caution}", markup=False, soft_wrap=True)
@@ -90,9 +92,9 @@ def _say_suspects(predictor: Predictor) -> None:
         _say(f"  {found.own[at]:.3f}  {shown(names[at])}")
     if len(names) > SHOWN:
         _say(f"  and {len(names) - SHOWN} less suspect ones")
-    limit = bundle.trust.threshold(k, len(bundle.classes)) if bundle.trust else None
+    limit = bundle.trust.threshold(len(bundle.classes), k) if bundle.trust else None
     if limit is None:
-        why = f"calibrated on {bundle.trust.way} classes only" if bundle.trust else "not calibrated"
+        why = f"calibrated on {bundle.trust.told_ways()} classes only" if bundle.trust else "not calibrated"
         _say(f"  a ranking only, no warning: this learner is {why}")
     elif found.warning:
         STATUS.print(

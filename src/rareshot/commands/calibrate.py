@@ -17,7 +17,7 @@ from rareshot.federated import refuse_other_than_episodic
 from rareshot.federated.client import enough
 from rareshot.federated.simulation import split_by
 from rareshot.run_record import Run, read_run
-from rareshot.trust_file import Trust, save_trust
+from rareshot.trust_file import Trust, save_trust, ways_of
 from rareshot.validation import held_out
 
 FEWEST = 20
@@ -46,7 +46,8 @@ class Calibrate:
     shots: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Support images a class to measure for; another k is served by the nearest."""
     episodes: int = 60
-    """Tasks for each temperature. Two draws of 60 may differ by some tenths; take 200 or more where time allows."""
+    """Tasks for each temperature: one for each k, and for 2, 3 and 4 classes as far as there are common ones. Two draws of 60
+    may differ by some tenths; take 200 or more where time allows."""
     others: Path | None = None
     """Images that the learner is not for, as phone photographs for a dermoscopy learner: a data set, any classes. The warning
     is tuned to find their like, on half of the patients (groups); the share that is found is said of the other half."""
@@ -86,7 +87,7 @@ def calibrate(args: Sequence[str]) -> None:
             learner,
             train,
             held,
-            way=getattr(run.method, "way", 2),
+            ways=ways_of(run.method, held),
             shots=options.shots,
             episodes=options.episodes,
             others=None if others is None else others.images(np.flatnonzero(others.groups % 2 == 0)),
@@ -97,9 +98,11 @@ def calibrate(args: Sequence[str]) -> None:
     file = save_trust(options.run, trust)
     if hospital:
         CONSOLE.print(f"measured on the lesions that {hospital} held out", markup=False)
-    for shot, temperature in trust.temperatures.items():
-        limit = f", suspects below log odds {trust.thresholds[shot]:.2f}" if shot in trust.thresholds else ""
-        CONSOLE.print(f"k = {shot}: temperature {temperature:.2f}{limit}", markup=False)
+    for way, temperatures in trust.temperatures.items():
+        limits = trust.thresholds[way]
+        for shot, temperature in temperatures.items():
+            limit = f", suspects below log odds {limits[shot]:.2f}" if shot in limits else ""
+            CONSOLE.print(f"{way} classes, k = {shot}: temperature {temperature:.2f}{limit}", markup=False)
     if others is not None:
         judged = others.images(np.flatnonzero(others.groups % 2 == 1))
         share = float(trust.reference.typicality(learner, judged).is_unusual.double().mean())

@@ -9,7 +9,6 @@ import tyro
 from rareshot.checkpoint import load_learner, state_hash
 from rareshot.commands.options import parse
 from rareshot.commands.terminal import CONSOLE, STATUS
-from rareshot.data.cards import CARDS
 from rareshot.data.files import shown
 from rareshot.methods import taught_by
 from rareshot.methods.pretrained import Pretrained
@@ -62,7 +61,7 @@ def pull_command(args: Sequence[str]) -> None:
     learner = load_learner(options.out)
     pretrained = isinstance(run.method, Pretrained)
     name = "ImageNet, by others" if pretrained else str(run.data.get("name", "unknown data"))
-    licence = CARDS[name].licence if name in CARDS else "that of its data, which is not known here"
+    licence = run.licence or "that of its data, which is not known here"
     taught = name if pretrained else taught_by(run.method, name)
     for text in (
         f"learner: {options.out} ({shown(run.name)}, {run.size} px), trained on {shown(taught)}",
