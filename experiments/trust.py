@@ -285,7 +285,7 @@ def left_out_figures(
 ) -> dict[str, Any]:
     """What takes an adaptation a support image: the temperature of each task, and the spread."""
     drawn = Episodes(rare, EpisodeSpec(2, shot, QUERY), seed=4)
-    raw, labels, widths = [], [], []
+    raw, labels, widths, turned = [], [], [], []
     scales: dict[str, list[float]] = {"raw": [], "temperature from tasks": [], "support": [], "support, prior": []}
     for i in range(count):
         episode = drawn[i]
@@ -296,13 +296,19 @@ def left_out_figures(
         own, drawn_to = (temperature_from_support(left_out, prior=prior) for prior in (1.0, temperature))
         for part, scale in zip(scales.values(), (1.0, temperature, own, drawn_to), strict=True):
             part.append(scale)
-        low, high = spread(torch.cat([left_out.answers(x), augmented_answers(learner, episode.support, x, seed=i)]))
+        without = left_out.answers(x)
+        turned.append(float((without.argmax(2) != raw[-1].argmax(1)).any(0).double().mean()))
+        low, high = spread(torch.cat([without, augmented_answers(learner, episode.support, x, seed=i)]))
         widths.append(float((high - low)[:, 0].mean()))
     calibrated = {
         by: pooled([with_temperature(p, scale) for p, scale in zip(raw, part, strict=True)], labels)
         for by, part in scales.items()
     }
-    return {"calibration": calibrated, "spread": {"mean_width": float(np.mean(widths))}}
+    # another_class: images that have another answer without one of the support images.
+    return {
+        "calibration": calibrated,
+        "spread": {"mean_width": float(np.mean(widths)), "another_class": float(np.mean(turned))},
+    }
 
 
 def pooled(probabilities: list[Tensor], labels: list[Tensor]) -> dict[str, float]:
