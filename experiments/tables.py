@@ -28,7 +28,7 @@ from rareshot.statistics import Interval, interval, paired
 from rareshot.tables_text import markdown_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("README.md", "docs/results.md", "docs/federated.md")
+FILES = ("README.md", "docs/results.md", "docs/federated.md", "docs/trust.md")
 SEVERAL = 3
 """Training seeds from which an interval over them says something; two are given one by one."""
 
@@ -121,6 +121,10 @@ class Lines(NamedTuple):
     """Lines of imagenet-choice.jsonl."""
     federated: Sequence[Record]
     """Lines of federated.jsonl."""
+    unequal: Sequence[Record]
+    """Lines of unequal.jsonl."""
+    trust: Sequence[Record]
+    """Lines of trust-transfer.jsonl and trust.jsonl."""
 
 
 def main(write: bool = False) -> None:
@@ -153,21 +157,23 @@ def read(results: Path) -> Lines:
         raise ValueError(f"{results / folder} has no evaluation of {data}, {WAY}-way")
 
     curves = [line for line in gathered["laptop"].fine_tuning if line["data"] == "isic2018"]
-    unseen, leak, again, rounding, rates, imagenet, federated = (
-        [json.loads(line) for line in (results / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("unseen-disease", "leak", "again", "rounding", "finetune-choice", "imagenet-choice", "federated")
-    )
+
+    def told(name: str) -> list[Record]:
+        return [json.loads(line) for line in (results / f"{name}.jsonl").read_text().splitlines()]
+
     parts = (part("laptop", "isic2018"), part("paper", "isic2018"), part("laptop", "pad-ufes-20"))
     return Lines(
         *parts,
         curves,
-        unseen,
-        again,
-        rounding,
-        {line["row"]: line for line in leak if line["shot"] == 5},
-        rates,
-        imagenet,
-        federated,
+        told("unseen-disease"),
+        told("again"),
+        told("rounding"),
+        {line["row"]: line for line in told("leak") if line["shot"] == 5},
+        told("finetune-choice"),
+        told("imagenet-choice"),
+        told("federated"),
+        told("unequal"),
+        told("trust-transfer") + told("trust"),
     )
 
 
@@ -618,6 +624,39 @@ def shared(lines: Lines) -> str:
     return markdown(["training", "lesions, a fifth of them held out", "tasks", "AUC", "less the first"], drawn)
 
 
+def unequal(lines: Lines) -> str:
+    """All images at once, and the mean over equal parts, of held-out common lesions."""
+
+    def cells(line: Record) -> list[str]:
+        before, after = line["ways"]["as it is"], line["ways"]["equal parts"]
+        shown = [f"{100 * before[name]:.1f} → {100 * after[name]:.1f}" for name in ("auc", "right", "largest")]
+        return [*shown, f"{before['ece_tempered']:.3f} → {after['ece_tempered']:.3f}"]
+
+    header = ["images", "learner", "AUC", "right, %", "called the largest, %", "ECE with the temperature"]
+    order = sorted(lines.unequal, key=lambda line: (len(line["counts"]), line["counts"]))
+    return markdown(
+        header, [[", ".join(map(str, line["counts"])), f"`{line['run']['folder']}`", *cells(line)] for line in order]
+    )
+
+
+def classes(lines: Lines) -> str:
+    """Calibration by number of classes, on the rare ones where there are so many."""
+    names = {line["learner"]: line["run"]["folder"] for line in lines.unequal}
+    found = {}
+    for line in lines.trust:
+        what, _, number = line["what"].partition(", ")  # calibration, 3 classes
+        if what == "calibration":
+            found[names[line["learner"]], int(number.split()[0]) if number else WAY, line["shot"]] = line
+    rows = []
+    for (learner, way, shot), line in sorted(found.items(), key=lambda pair: (pair[0][1], pair[0][0], pair[0][2])):
+        both = [
+            f"{line[of]['raw']['ece']:.3f} → {line[of]['temperature']['ece']:.3f}"
+            for of in ("all lesions", "as many of each class")
+        ]
+        rows.append([str(way), f"`{learner}`", str(shot), *both])
+    return markdown(["classes", "learner", "k", "ECE, all lesions", "as many of each class"], rows)
+
+
 def measured(line: Record, name: str) -> str:
     """A figure of an experiment's line with its interval, in %."""
     return spanned(Interval(**line[name], n=line["episodes"], kind="over episodes"))
@@ -649,6 +688,8 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "rates": rates,
     "imagenet": imagenet,
     "shared": shared,
+    "unequal": unequal,
+    "classes": classes,
     **{name: partial(differences, name=name) for name in DIFFERENCES},
 }
 """Mark → what stands there."""

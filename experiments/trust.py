@@ -3,7 +3,7 @@
     python experiments/trust.py --data PATH --run RUN --out results/trust.jsonl --other PATH
 
 Appends one line a measurement, with the number of its episodes, and skips those that are there: it can be stopped and started.
-`--episodes 600` is the full run. Leaving images out by adapting takes way · k adaptations an episode, hence a number of its own.
+`--episodes 600` is the full run. Leaving images out by adapting takes two adaptations an image, hence a number of its own.
 """
 
 import json

@@ -126,6 +126,15 @@ def test_a_range_holds_the_answer_and_the_answers_without_each_support_image(pre
     assert found.seeded is None
 
 
+def test_no_image_is_left_out_where_that_would_take_long() -> None:
+    images = torch.stack([picture(RED, (8, 8), at) for at in range(12)])
+    labels = torch.tensor([0] * 2 + [1] * 10)
+    few = SupportSet(images, labels, ("red", "more"), tuple(f"{at}.png" for at in range(12)))
+    told = views_of(predictor_of(METHODS["logistic"].blank(64), few))
+    assert told.left_out == ()
+    assert told.why_not == "with 12 support images it would take 70 adaptations, more than 60"  # 2 of 10 parts, 10 of 5
+
+
 def test_temperature_and_prevalence_are_in_the_ranges(predictor: Predictor) -> None:
     image = picture(RED, (24, 24), 70).float() / 255
     rare = replace(predictor, prevalence={"red": 0.01, "blue": 0.99})

@@ -40,6 +40,9 @@ def lines(tables: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
         "results/finetune-choice.jsonl",
         "results/imagenet-choice.jsonl",
         "results/federated.jsonl",
+        "results/unequal.jsonl",
+        "results/trust.jsonl",
+        "results/trust-transfer.jsonl",
     ]
     asked = ["git", "-C", str(ROOT), "ls-files", "-z", "--", *told]
     files = subprocess.run(asked, check=False, capture_output=True, text=True).stdout.split("\0")
@@ -52,7 +55,7 @@ def lines(tables: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tables.read(results)
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/results.md", "docs/federated.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/results.md", "docs/federated.md", "docs/trust.md"])
 def test_the_tables_are_those_of_the_raw_lines(tables: ModuleType, lines: Any, file: str) -> None:
     text = (ROOT / file).read_text()
     assert file in tables.FILES

@@ -26,7 +26,7 @@ from rareshot.methods.pretrained import Pretrained
 from rareshot.model_card import model_card
 from rareshot.predict import find_learner
 from rareshot.results import header_of, judge, name_of
-from rareshot.run_record import write_run
+from rareshot.run_record import read_run, write_run
 from rareshot.sharing import pull, push
 from rareshot.types import Support
 
@@ -137,6 +137,7 @@ def test_the_card_of_a_transductive_or_pretrained_learner_says_so(run: Path) -> 
     seen = {"name": "isic2018", "common": ["nv", "mel"]}
     write_run(run, replace(RUN, method=Pretrained(), name="pretrained", size=224, data=seen))
     save_learner(run, Pretrained().blank(224))
+    assert read_run(run).licence == "", "no image of that set trained it"
     card = model_card(run)
     assert "| trained on | ImageNet, by others; none of the images of any disease set |" in card
     assert "nevus" not in card

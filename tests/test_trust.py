@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_equal_parts import Pixels, drawn
 from torch import Tensor
 
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
 from rareshot.episodes import Episodes, EpisodeSpec
-from rareshot.equal_parts import adapt_evenly
+from rareshot.equal_parts import Evenly, adapt_evenly
 from rareshot.methods.supervised import Supervised
 from rareshot.metrics import auc
 from rareshot.trust import (
@@ -202,6 +203,9 @@ def test_each_image_is_judged_by_the_classifier_that_has_not_seen_it() -> None:
         without = Support(SUPPORT.images[others], SUPPORT.labels[others], SUPPORT.classes)
         expected = adapt_evenly(Brightness(), without)(SUPPORT.images[i : i + 1])[0]
         assert torch.equal(left_out.probabilities[i], expected)
+    left_out = leave_one_out(Pixels(), drawn((3, 3), 0))
+    assert all(isinstance(classify, Evenly) for classify in left_out.classifiers), "2 against 3 images would lean"
+    left_out = leave_one_out(Brightness(), SUPPORT)
     queries = images_of(torch.tensor([0.4, 0.5]))
     assert torch.equal(left_out.answers(queries)[3], left_out.classifiers[3](queries))
 

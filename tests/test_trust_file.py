@@ -27,7 +27,7 @@ from rareshot.methods.maml import MAML, EpisodicLearner
 from rareshot.predict import PACKAGED, load
 from rareshot.run_record import write_run
 from rareshot.trust import Reference, temperature_from_tasks, warning_threshold
-from rareshot.trust_file import NAME, Trust, load_trust, save_trust
+from rareshot.trust_file import NAME, Trust, load_trust, save_trust, ways_of
 from rareshot.validation import held_out
 
 METHOD = replace(LONGER, test_steps=1)
@@ -100,6 +100,21 @@ def test_it_comes_back_whole_and_is_the_same_file_again(trust: Trust, file: Path
 
 def test_a_folder_without_the_file_has_none(tmp_path: Path, learner: EpisodicLearner) -> None:
     assert load_trust(tmp_path, learner) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "ways"),
+    [
+        (METHOD, (2, 3, 4)),
+        (replace(METHOD, way=3, head="full"), (3,)),
+        (replace(METHOD, way=9), (2, 3, 4)),
+    ],
+)
+def test_two_to_four_classes_are_measured_and_with_a_full_head_its_own_number(
+    method: MAML, ways: tuple[int, ...], images: LabelledImages
+) -> None:
+    assert len(images.common().classes) == 4
+    assert ways_of(method, images.common()) == ways
 
 
 def test_another_way_or_k_is_served_by_the_nearest_and_the_smaller_of_two(trust: Trust) -> None:
@@ -236,6 +251,10 @@ def test_a_file_of_an_earlier_format_keeps_its_temperatures_and_of_the_first_los
     again = load_trust(file.parent, learner)
     assert again is not None
     assert again.temperatures == {2: trust.temperatures[2]}
+    save_trust(file.parent, again)
+    carried_on = load_trust(file.parent, learner)
+    assert carried_on is not None
+    assert (carried_on.temperatures, carried_on.thresholds) == (again.temperatures, again.thresholds)
     assert (again.thresholds, again.others) == (({}, "") if number == 1 else ({2: trust.thresholds[2]}, "phone"))
 
 
@@ -267,6 +286,8 @@ def told_with(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (told_with(temperatures={}), "temperatures is not a JSON object of objects by number of classes"),
         (told_with(temperatures=[1.0]), "temperatures is not a JSON object of objects by number of classes"),
         (told_with(temperatures={"1": {"1": 1.0}}), "temperatures is of '1' classes"),
+        (told_with(temperatures={"02": {"1": 1.0}}), "temperatures is of '02' classes"),
+        (told_with(format=2, way="2"), "way='2' is no number of classes"),
         (told_with(temperatures={"x": {"1": 1.0}}), "temperatures is of 'x' classes"),
         (told_with(temperatures={"2": {}}), "temperatures of 2 classes is not a JSON object of numbers by k"),
         (told_with(temperatures={"2": 1.0}), "temperatures of 2 classes is not a JSON object of numbers by k"),
@@ -347,12 +368,12 @@ def test_a_forged_calibration_inside_a_classifier_is_refused_by_the_same_rules(
     assert "c.safetensors: its reference does not fit the learner" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["isic2018", "isic2018-transfer"])
-def test_a_packaged_learner_is_calibrated_for_the_k_of_its_card(name: str) -> None:
+@pytest.mark.parametrize(("name", "ways"), [("isic2018", (2,)), ("isic2018-transfer", (2, 3, 4))])
+def test_a_packaged_learner_is_calibrated_for_the_classes_and_k_of_its_card(name: str, ways: tuple[int, ...]) -> None:
     trust = load_trust(PACKAGED / name, load(name))
     assert trust is not None
-    card = (PACKAGED / name / "CARD.md").read_text()
-    assert trust.ways == (2, 3, 4)
+    card = " ".join((PACKAGED / name / "CARD.md").read_text().split())
+    assert trust.ways == ways
     for way, temperatures in trust.temperatures.items():
         for k, temperature in temperatures.items():
             limit = f"{trust.thresholds[way][k]:.2f}" if k > 1 else "none"

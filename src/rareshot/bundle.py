@@ -1,6 +1,6 @@
 """A classifier on disk: the learner and its support images in one safetensors file. No pickle.
 
-Adapting is a function of (learner, support, seed) and takes a second or two, so nothing that comes of it is stored: opening a
+Adapting is a function of (learner, support, seed) and takes seconds, so nothing that comes of it is stored: opening a
 file is to adapt again. **The file holds the support images; treat it as patient data.**
 
 state/<name>       the learner's state

@@ -1,11 +1,11 @@
 """Unequal numbers of images a class: the mean over parts that have as many of each (not in the paper).
 
-A classifier adapted to five images of one condition and one of another calls nearly everything the first, though classes are
-weighed alike: an image lies further from one noisy image than from the mean of five. Parts of one image of each have no such
+A classifier adapted to five images of one condition and one of another calls nearly everything the first, even if it weighs the
+classes alike: an image lies further from one noisy image than from the mean of five. Parts of one image of each have no such
 lean, and the mean of their log probabilities loses no image. Measured: docs/trust.md, "Unequal numbers".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,11 @@ def adapt_evenly(learner: Learner, support: Support, *, seed: int = 0) -> Classi
     return parts[0] if len(parts) == 1 else Evenly(parts)
 
 
+def how_many(numbers: Sequence[int]) -> int:
+    """Parts of so many images of each class, so many adaptations."""
+    return min(-(-max(numbers) // min(numbers)), MOST_PARTS)
+
+
 def equal_parts(support: Support) -> Iterator[Support]:
     """As few parts as hold every image, 20 at most, each with as many images of every class as the smallest class has.
 
@@ -50,6 +55,6 @@ def equal_parts(support: Support) -> Iterator[Support]:
         return
     support, m = in_one_order(support), min(numbers)
     places = [(support.labels == label).nonzero()[:, 0] for label in range(support.way)]
-    for part in range(min(-(-max(numbers) // m), MOST_PARTS)):
+    for part in range(how_many(numbers)):
         kept = torch.cat([at[(part * m + torch.arange(m)) % len(at)] for at in places])
         yield Support(support.images[kept], support.labels[kept], support.classes)

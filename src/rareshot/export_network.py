@@ -96,7 +96,8 @@ class _Mean(nn.Module):
         if len(self.parts) == 1:
             only: Tensor = self.parts[0](x)
             return only
-        return torch.stack([_logs(_known(part(x)), self.in_float64) for part in self.parts]).mean(0)
+        logs = torch.stack([_logs(_known(part(x)), self.in_float64) for part in self.parts])
+        return (logs.log_softmax(2) if self.in_float64 else logs).mean(0)
 
 
 class _Compared(nn.Module):
@@ -186,7 +187,7 @@ def _known(logits: Float[Tensor, "n way"]) -> Float[Tensor, "n way"]:
 def _logs(logits: Float[Tensor, "n way"], in_float64: bool) -> Float[Tensor, "n way"]:
     """Log probabilities as `predict` takes them from probabilities, of which the smallest are 0 in float32."""
     if in_float64:
-        return in_order(logits).log_softmax(1)
+        return in_order(logits)
     logs = logits.log_softmax(1)
     return torch.where(logs < LOG_ROUNDED_TO_0, math.log(TINY), logs)
 

@@ -42,7 +42,9 @@ class Run:
 
     @property
     def licence(self) -> str:
-        """Of the images that it was trained on; empty where their data set is not known."""
+        """Of the images that it was trained on; empty where it was trained on none, or their data set is not known."""
+        if not self.method.iterations:
+            return ""
         card = CARDS.get(str(self.data.get("name")))
         return card.licence if card else ""
 

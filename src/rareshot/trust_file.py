@@ -181,10 +181,11 @@ class Trust:
 
 
 def ways_of(method: Any, held: LabelledImages) -> tuple[int, ...]:
-    """Numbers of classes to measure a method's learner on: its own, where its head has one; else 2 to 4, as the classes allow."""
+    """Numbers of classes to measure a method's learner on: 2 to 4 and its own, as `held` allows; with a full head its own."""
+    own = getattr(method, "way", 2)
     if getattr(method, "head", "shared") == "full":
-        return (method.way,)
-    return tuple(range(2, min(len(held.classes), MOST_WAYS) + 1))
+        return (own,)
+    return tuple(way for way in sorted({2, 3, MOST_WAYS, own}) if way <= len(held.classes))
 
 
 def trust_of(told: Any, tensors: Mapping[str, Tensor], learner: str) -> Trust:
@@ -206,6 +207,8 @@ def trust_of(told: Any, tensors: Mapping[str, Tensor], learner: str) -> Trust:
             raise ValueError("it was measured on another learner; run `rareshot calibrate` on this one")
         if type(told["episodes"]) is not int or told["episodes"] < 1:
             raise ValueError(f"episodes={told['episodes']!r} is no number of episodes")
+        if number < FORMAT and type(told["way"]) is not int:
+            raise ValueError(f"way={told['way']!r} is no number of classes")
         temperatures, thresholds = (
             {str(told["way"]): told[name]} if number < FORMAT else told[name] for name in ("temperatures", "thresholds")
         )
@@ -289,7 +292,7 @@ def _told(values: Mapping[int, ByShot]) -> dict[str, dict[str, float]]:
 
 
 def _by_way(name: str, values: Any, low: float, high: float, *, least: int) -> dict[int, ByShot]:
-    if not isinstance(values, dict) or not values:
+    if not isinstance(values, dict) or len(values) < least:
         raise ValueError(f"{name} is not a JSON object of objects by number of classes")
     for way, of in values.items():
         if not _is_number(way, 2):
@@ -304,7 +307,7 @@ def _by_way(name: str, values: Any, low: float, high: float, *, least: int) -> d
 
 
 def _is_number(text: str, least: int) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 4 and int(text) >= least
+    return text.isascii() and text.isdecimal() and len(text) <= 4 and str(int(text)) == text and int(text) >= least
 
 
 def _nearest(values: Mapping[int, Any], wanted: int) -> int:

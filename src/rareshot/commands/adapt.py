@@ -94,7 +94,9 @@ def _say_suspects(predictor: Predictor) -> None:
         _say(f"  and {len(names) - SHOWN} less suspect ones")
     limit = bundle.trust.threshold(len(bundle.classes), k) if bundle.trust else None
     if limit is None:
-        why = f"calibrated on {bundle.trust.told_ways()} classes only" if bundle.trust else "not calibrated"
+        why = "not calibrated" if bundle.trust is None else f"calibrated on {bundle.trust.told_ways()} classes only"
+        if bundle.trust and len(bundle.classes) in bundle.trust.ways:
+            why = "calibrated for single images alone"
         _say(f"  a ranking only, no warning: this learner is {why}")
     elif found.warning:
         STATUS.print(

@@ -27,7 +27,9 @@ class LeftOut:
 
 
 def leave_one_out(learner: Learner, support: Support, *, seed: int = 0) -> LeftOut:
-    """Adapt for each support image without it, evenly, as the numbers are then unequal: two adaptations an image at equal k.
+    """Adapt for each support image without it, evenly, as the numbers are then unequal.
+
+    Where they were equal, it takes two adaptations an image.
 
     Raises:
         ValueError: if the learner is not inductive, or a class has a single image and would be left empty.
