@@ -3,6 +3,7 @@
     python experiments/trust.py --data PATH --run RUN --out results/trust.jsonl --other PATH
 
 Appends one line a measurement, with the number of its episodes, and skips those that are there: it can be stopped and started.
+`MALLOC_MMAP_THRESHOLD_=1048576` before `--way 3 --shot 1` gives such holes back; without, it took more than 17 GB.
 `--episodes 600` is the full run. Leaving images out by adapting takes two adaptations an image, hence a number of its own.
 """
 
@@ -22,7 +23,7 @@ from rareshot.checkpoint import load_learner, state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.episodes import Episodes, EpisodeSpec, within
-from rareshot.machine import settle
+from rareshot.machine import round_alike, use_threads
 from rareshot.metrics import auc, brier, ece
 from rareshot.run_record import Run, read_run, versions
 from rareshot.statistics import interval
@@ -131,7 +132,8 @@ def opened(
     data: Path, run: Path, threads: int | None
 ) -> tuple[Run, Learner, LabelledImages, LabelledImages, LabelledImages]:
     """Run, learner, all images, and the common lesions that it was trained on and that were held out."""
-    settle(threads)
+    round_alike()
+    use_threads(threads)  # and not `keep_memory`: episodes of changing sizes leave holes that nothing fits into again
     fitted, learner = read_run(run), load_learner(run)
     images = load(data, fitted.size)
     # A method that trains on nothing has no share of its own.

@@ -1,5 +1,6 @@
 """From a learner's name and a few photographs to answers on new images, each judged by itself.
 
+    load("isic2018-transfer").adapt(support_from("photographs/", 64))(images)   # the three nouns, by hand
     adapted = adapt_to("isic2018-transfer", "photographs/")                     # with names, cautions and a file to save
     answer(adapted, "new.jpg")
 

@@ -94,9 +94,12 @@ def _say_suspects(predictor: Predictor) -> None:
         _say(f"  and {len(names) - SHOWN} less suspect ones")
     limit = bundle.trust.threshold(len(bundle.classes), k) if bundle.trust else None
     if limit is None:
-        why = "not calibrated" if bundle.trust is None else f"calibrated on {bundle.trust.told_ways()} classes only"
-        if bundle.trust and len(bundle.classes) in bundle.trust.ways:
-            why = "calibrated for single images alone"
+        if bundle.trust is None:
+            why = "not calibrated"
+        elif len(bundle.classes) in bundle.trust.ways:
+            why = "calibrated without a threshold for it"
+        else:
+            why = f"calibrated on {bundle.trust.told_ways()} classes only"
         _say(f"  a ranking only, no warning: this learner is {why}")
     elif found.warning:
         STATUS.print(
