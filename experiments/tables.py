@@ -633,7 +633,32 @@ def unequal(lines: Lines) -> str:
         return [*shown, f"{before['ece_tempered']:.3f} → {after['ece_tempered']:.3f}"]
 
     header = ["images", "learner", "AUC", "right, %", "called the largest, %", "ECE with the temperature"]
-    order = sorted(lines.unequal, key=lambda line: (len(line["counts"]), line["counts"]))
+    return of_numbers(lines, "unequal", header, cells)
+
+
+def unequal_suspects(lines: Lines) -> str:
+    """Suspect images by the distances as they are, and as though every class had as many, of held-out common lesions."""
+
+    def cells(line: Record) -> list[str]:
+        before, after = line["ways"]["as they are"], line["ways"]["evenly"]
+        shown = [f"{100 * before[name]:.1f} → {100 * after[name]:.1f}" for name in ("clean", "in_smallest", "in_largest")]
+        return [f"{100 * line['share_of_smallest']:.1f}", *shown]
+
+    header = [
+        "images",
+        "learner",
+        "share of the smallest, %",
+        "the most suspect is of it, %",
+        "planted there and found, %",
+        "planted in the largest and found, %",
+    ]
+    return of_numbers(lines, "unequal suspects", header, cells)
+
+
+def of_numbers(lines: Lines, what: str, header: list[str], cells: Callable[[Record], list[str]]) -> str:
+    """A row for each list of numbers and learner."""
+    found = [line for line in lines.unequal if line["what"] == what]
+    order = sorted(found, key=lambda line: (len(line["counts"]), line["counts"]))
     return markdown(
         header, [[", ".join(map(str, line["counts"])), f"`{line['run']['folder']}`", *cells(line)] for line in order]
     )
@@ -689,6 +714,7 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "imagenet": imagenet,
     "shared": shared,
     "unequal": unequal,
+    "unequal-suspects": unequal_suspects,
     "classes": classes,
     **{name: partial(differences, name=name) for name in DIFFERENCES},
 }

@@ -2,10 +2,13 @@
 
     python experiments/unequal.py --data PATH --run RUN --out results/unequal.jsonl
 
-One line for each list of numbers, with the figures of each way to adapt. Lines that are there are not measured again.
+One line for each list of numbers, with the figures of each way to adapt, and one of the suspect support images by each way to
+rank them. Lines that are there are not measured again.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +25,27 @@ from rareshot.equal_parts import adapt_evenly, equal_parts
 from rareshot.metrics import auc, ece
 from rareshot.run_record import versions
 from rareshot.trust import temperature_from_tasks, with_temperature
+from rareshot.trust.centroids import features_over_flips, own_log_odds
 from rareshot.types import Classifier, Episode, Learner, Support
 
 QUERY = 15
 COUNTS = ((1, 2), (1, 3), (1, 5), (2, 3), (2, 5), (3, 5), (4, 5), (5, 20), (1, 3, 5))
+RANKED_COUNTS = ((2, 3), (2, 5), (3, 5), (4, 5), (5, 20), (2, 5, 10))
+MOST_SUSPECT = 3
 Adapt = Callable[[Learner, Support, int], Classifier]
 
 
-def main(data: Path, run: Path, out: Path, episodes: int = 60, threads: int | None = None) -> None:
-    """Compare ways to adapt to unequal numbers.
+def main(
+    data: Path, run: Path, out: Path, episodes: int = 60, suspect_episodes: int = 400, threads: int | None = None
+) -> None:
+    """Compare ways to adapt to unequal numbers, and to rank them by suspicion.
 
     Args:
         data: images or a store; only lesions of its common diseases that the run held out are looked at.
         run: of a fitted inductive learner.
         out: JSON lines.
         episodes: for each list of numbers; which class has how many changes from one to the next.
+        suspect_episodes: of those where nothing is adapted.
         threads: None: all cores.
     """
     fitted, learner, images, _, held = opened(data, run, threads)
@@ -51,6 +60,10 @@ def main(data: Path, run: Path, out: Path, episodes: int = 60, threads: int | No
         measured(
             out, key, {"episodes": episodes}, about, lambda counts=counts: compared(learner, held, counts, episodes)
         )
+    for counts in RANKED_COUNTS:
+        key = {"what": "unequal suspects", "on": "held-out common", "counts": list(counts)}
+        figures_of = partial(ranked, learner, held, counts, suspect_episodes)
+        measured(out, key, {"episodes": suspect_episodes}, about, figures_of)
 
 
 def compared(learner: Learner, held: LabelledImages, counts: tuple[int, ...], episodes: int) -> dict[str, Any]:
@@ -84,6 +97,55 @@ def figures(
         "ece": ece(p, y),
         "ece_tempered": ece(with_temperature(p, temperature), y),
     }
+
+
+def ranked(learner: Learner, held: LabelledImages, counts: tuple[int, ...], episodes: int) -> dict[str, Any]:
+    """Whose image is the most suspect of a clean support set, and how often a planted one is among the three most suspect."""
+    drawn = Episodes(held, EpisodeSpec(len(counts), max(counts), 1), seed=5)
+    found = {name: Ranked([], [], []) for name in RANKINGS}
+    for i in range(episodes):
+        episode, numbers = drawn[i], np.roll(counts, i)
+        smallest, largest = int(numbers.argmin()), int(numbers.argmax())
+        support = shortened(episode, numbers)
+        own = features_over_flips(learner, support.images)
+        new = features_over_flips(learner, episode.query_x)
+        for name, rank in RANKINGS.items():
+            most = int(rank(own, support.labels, support.way)[0])
+            found[name].clean.append(int(support.labels[most]) == smallest)
+            for label, hits in ((smallest, found[name].in_smallest), (largest, found[name].in_largest)):
+                at = int((support.labels == label).nonzero()[0, 0])
+                spoilt = own.clone()
+                spoilt[at] = new[episode.query_y == (label + 1) % support.way][0]
+                hits.append(at in rank(spoilt, support.labels, support.way)[:MOST_SUSPECT].tolist())
+    return {
+        "share_of_smallest": min(counts) / sum(counts),
+        "ways": {name: {part: float(np.mean(hits)) for part, hits in vars(each).items()} for name, each in found.items()},
+    }
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One truth an episode."""
+
+    clean: list[bool]
+    """Is the most suspect image of a clean support set one of the smallest class?"""
+    in_smallest: list[bool]
+    """Is an image of another class, planted in the smallest one, among the most suspect?"""
+    in_largest: list[bool]
+    """Or in the largest one?"""
+
+
+def as_they_are(features: Tensor, labels: Tensor, way: int) -> Tensor:
+    """Places by the distances to the class means, of however many images."""
+    return own_log_odds(features, labels, way).argsort(stable=True)
+
+
+def evenly(features: Tensor, labels: Tensor, way: int) -> Tensor:
+    """As though every class had as many: what `suspects` does."""
+    return own_log_odds(features, labels, way, evenly=True).argsort(stable=True)
+
+
+RANKINGS = {"as they are": as_they_are, "evenly": evenly}
 
 
 def shortened(episode: Episode, numbers: Any) -> Support:

@@ -236,6 +236,29 @@ def test_an_image_s_own_log_odds_are_those_of_the_class_means_without_it() -> No
         assert float(said[i]) == pytest.approx(float((p / (1 - p)).log()))
 
 
+def test_evenly_a_class_s_mean_is_as_far_as_that_of_so_few_of_its_images_on_average() -> None:
+    features = torch.randn(9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 0, 1, 1, 1, 2, 0, 2])  # three, four, two
+    said = own_log_odds(features, labels, 3, evenly=True)
+    for i in range(9):
+
+        def to_means(label: int, drawn: int, i: int = i) -> float:
+            places = [j for j in range(9) if j != i and labels[j] == label]
+            means = torch.stack([features[list(some)].mean(0) for some in combinations(places, drawn)])
+            return float((features[i] - means).square().sum(1).mean())
+
+        own = int(labels[i])
+        others = [-SHARPNESS * to_means(label, 2) for label in range(3) if label != own]
+        expected = -SHARPNESS * to_means(own, 1) - float(torch.tensor(others, dtype=torch.float64).logsumexp(0))
+        assert float(said[i]) == pytest.approx(expected)
+
+
+def test_evenly_changes_no_bit_where_the_numbers_are_equal() -> None:
+    features = torch.randn(9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(9) % 3
+    assert torch.equal(own_log_odds(features, labels, 3, evenly=True), own_log_odds(features, labels, 3))
+
+
 def test_features_that_diverged_are_refused() -> None:
     class Diverged(Brightness):
         def features(self, images: Tensor) -> Tensor:
@@ -319,6 +342,14 @@ def test_a_planted_wrong_label_is_the_most_suspect() -> None:
     assert said.order[0] == 2
     assert said.own[2] == said.own.min()
     assert not said.warning
+
+
+def test_of_unequal_clean_classes_each_image_is_the_most_suspect_as_often() -> None:
+    rng, smaller, n = np.random.default_rng(0), 0, 600
+    for _ in range(n):
+        said = suspects(Brightness(), support_of([rng.normal(0.4, 0.1, 2).tolist(), rng.normal(0.6, 0.1, 6).tolist()]))
+        smaller += int(said.order[0] < 2)
+    assert abs(smaller / n - 2 / 8) < 0.1
 
 
 def test_a_warning_comes_below_the_threshold_only() -> None:

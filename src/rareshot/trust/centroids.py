@@ -42,14 +42,33 @@ def features_over_flips(learner: Learner, images: Float[Tensor, "n 3 h w"]) -> F
     return F.normalize(torch.stack(parts).mean(0), dim=1)
 
 
-def own_log_odds(features: Float[Tensor, "s d"], labels: Int[Tensor, " s"], way: int) -> Float[Tensor, " s"]:
-    """Log odds of each image's own label, by the nearest class mean, its own class's taken without it."""
+def own_log_odds(
+    features: Float[Tensor, "s d"], labels: Int[Tensor, " s"], way: int, *, evenly: bool = False
+) -> Float[Tensor, " s"]:
+    """Log odds of each image's own label, by the nearest class mean, its own class's taken without it.
+
+    Args:
+        evenly: as though every class had as many images as the smallest. An image lies further from the mean of few by chance
+            alone, and those of the smallest class would seem out of place. Changes nothing where the numbers are equal.
+    """
     belongs = F.one_hot(labels, way).to(features)
     number = belongs.sum(0)
-    sums = belongs.T @ features
+    lengths = features.square().sum(1)
+    sums, squares = belongs.T @ features, belongs.T @ lengths
+    own_sums, own_number = sums[labels] - features, number[labels] - 1
     to_means = (features[:, None] - sums / number[:, None]).square().sum(2)
-    own = belongs.bool()
-    others = (sums[labels] - features) / (number[labels] - 1)[:, None]
-    logits = -SHARPNESS * to_means
-    mine = -SHARPNESS * (features - others).square().sum(1)
-    return mine - logits.masked_fill(own, -torch.inf).logsumexp(1)
+    to_own = (features - own_sums / own_number[:, None]).square().sum(1)
+    if evenly:
+        fewest = number.min()
+        to_means = to_means + _further(sums, squares, number, fewest)
+        to_own = to_own + _further(own_sums, squares[labels] - lengths, own_number, fewest - 1)
+    others = (-SHARPNESS * to_means).masked_fill(belongs.bool(), -torch.inf)
+    return -SHARPNESS * to_own - others.logsumexp(1)
+
+
+def _further(
+    sums: Float[Tensor, "n d"], squares: Float[Tensor, " n"], number: Float[Tensor, " n"], drawn: Tensor
+) -> Float[Tensor, " n"]:
+    """How much greater the squared distance to the mean of `drawn` of `number` images is than to that of all, in expectation."""
+    variance = (squares - sums.square().sum(1) / number) / (number - 1).clamp_min(1)
+    return variance * (1 / drawn - 1 / number)

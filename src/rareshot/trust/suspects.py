@@ -33,7 +33,7 @@ class Suspects:
 
 
 def suspects(learner: Learner, support: Support, threshold: float | None = None) -> Suspects:
-    """Rank the support images.
+    """Rank the support images, as though every class had as many as the smallest.
 
     Args:
         threshold: from `warning_threshold`; None: rank only, never warn.
@@ -42,7 +42,7 @@ def suspects(learner: Learner, support: Support, threshold: float | None = None)
         ValueError: if the learner is not inductive, or a class has a single image.
     """
     refuse_single(support)
-    odds = own_log_odds(features_over_flips(learner, support.images), support.labels, support.way)
+    odds = own_log_odds(features_over_flips(learner, support.images), support.labels, support.way, evenly=True)
     lowest = float(odds.min())
     return Suspects(
         odds.sigmoid().float(), odds.argsort(stable=True), lowest, threshold is not None and lowest < threshold
