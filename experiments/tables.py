@@ -641,7 +641,9 @@ def unequal_suspects(lines: Lines) -> str:
 
     def cells(line: Record) -> list[str]:
         before, after = line["ways"]["as they are"], line["ways"]["evenly"]
-        shown = [f"{100 * before[name]:.1f} → {100 * after[name]:.1f}" for name in ("clean", "in_smallest", "in_largest")]
+        shown = [
+            f"{100 * before[name]:.1f} → {100 * after[name]:.1f}" for name in ("clean", "in_smallest", "in_largest")
+        ]
         return [f"{100 * line['share_of_smallest']:.1f}", *shown]
 
     header = [

@@ -119,7 +119,9 @@ def ranked(learner: Learner, held: LabelledImages, counts: tuple[int, ...], epis
                 hits.append(at in rank(spoilt, support.labels, support.way)[:MOST_SUSPECT].tolist())
     return {
         "share_of_smallest": min(counts) / sum(counts),
-        "ways": {name: {part: float(np.mean(hits)) for part, hits in vars(each).items()} for name, each in found.items()},
+        "ways": {
+            name: {part: float(np.mean(hits)) for part, hits in vars(each).items()} for name, each in found.items()
+        },
     }
 
 
