@@ -8,12 +8,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from served import Served, serving
+from test_answer_page import page_of, save
+from test_explain import METHODS, blobs, predictor_of
 from test_predict import put
 
 from rareshot.predict import WORDS, adapt_to, answers, load_classifier
@@ -239,3 +242,17 @@ def test_a_mistake_is_said_in_words(browser: Browser, tmp_path: Path) -> None:
     browser.drop("#drop-1", [tmp_path / "a <b> & c.jpg"])
     browser.wait_for("#support-said [role=alert]", "a <b> & c.jpg: is truncated or damaged")
     browser.shoot("mistakes")
+
+
+def test_a_page_to_file_fits_any_window(browser: Browser, tmp_path: Path) -> None:
+    long_names = replace(
+        blobs(), classes=("a red blob that is rather_long_to_name", "a_blue_blob_whose_name_has_no_gaps_at_all")
+    )
+    red = [save(tmp_path / "red.png", (200, 40, 40), 70)]
+    page = tmp_path / "page.html"
+    page.write_text(page_of(predictor_of(METHODS["logistic"].blank(64), long_names), red))
+    browser.driver.get(page.as_uri())
+    for width in (390, 600, 740, 800, 900, 1000, 1100, 1400):
+        metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        assert not browser.is_wider_than_the_screen(), width
