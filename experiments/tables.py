@@ -571,9 +571,11 @@ def leak(lines: Lines) -> str:
     return markdown(["method", "backbone", "of other lesions", "of the support's lesions", "difference"], drawn)
 
 
-def rates(lines: Lines) -> str:
+def rates(lines: Lines, backbone: str) -> str:
     """Fine-tuning at several rates between two diseases that were left out of training, and a linear rule beside it."""
-    found = {(line["left_out"], line["shot"], line["rate"]): line for line in lines.rates}
+    found = {
+        (line["left_out"], line["shot"], line["rate"]): line for line in lines.rates if line["backbone"] == backbone
+    }
 
     def called(rate: float | None) -> str:
         return "features + logistic regression" if rate is None else f"fine-tuning, rate {rate:g}"
@@ -712,7 +714,8 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "fig3": fig3,
     "unseen": unseen,
     "leak": leak,
-    "rates": rates,
+    "rates": lambda lines: rates(lines, "conv4"),
+    "rates-densenet": lambda lines: rates(lines, "densenet121"),
     "imagenet": imagenet,
     "shared": shared,
     "unequal": unequal,
