@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 from test_explain import METHODS, blobs, picture, predictor_of
+from test_pretrained import needs_weights
 
 from rareshot import answer_page as rooms
 from rareshot.answer_page import answer_page
+from rareshot.backbones.efficientnet import SHA256
 from rareshot.checkpoint import state_hash
 from rareshot.cli import main
 from rareshot.methods.supervised import Supervised
@@ -104,6 +106,13 @@ def test_unequal_numbers_are_said_with_their_parts(page: str, files: list[str]) 
     text = page_of(predictor_of(METHODS["logistic"].blank(64), few), files[:1])
     assert "each answer is the mean over 2 parts with 2 images of each class" in words_of(text)
     assert "Unequal numbers of images" not in words_of(page)
+
+
+@needs_weights
+def test_the_weights_of_both_networks_are_named(files: list[str]) -> None:
+    learner = Supervised(width=8, classifier="logistic", beside_imagenet=True).blank(64)
+    words = words_of(page_of(predictor_of(learner, blobs()), files[:1]))
+    assert f"SHA-256 of the weights {state_hash(learner.state())}, and ImageNet's {SHA256}" in words
 
 
 def test_what_is_said_of_an_image_depends_on_no_other(page: str, predictor: Predictor, files: list[str]) -> None:
