@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tiny_table import SMALL, lesions
 
-from rareshot.evaluation import METRICS, Plan, Query, RunResult, plan
+from rareshot.evaluation import METRICS, Plan, Protocol, Query, RunResult, plan
+from rareshot.judging import Asked, judge
 from rareshot.locks import hold
-from rareshot.results import header_of, judge, summary_of
+from rareshot.results import header_of, summary_of
 from rareshot.run_record import Run
-from rareshot.types import Learner
+from rareshot.types import Classifier, Learner, Support
 
 NAME = "paper-2way-2shot"
 
@@ -36,7 +37,8 @@ def header(learner: Learner, *, seed: int = 0) -> dict[str, Any]:
 def judged(
     folder: Path, learner: Learner, plans: Sequence[Plan], seed: int = 0
 ) -> tuple[list[RunResult], dict[str, Any]]:
-    return judge(folder, NAME, header(learner, seed=seed), plans, learner, lambda *_: None)
+    asked = Asked(NAME, header(learner, seed=seed), plans)
+    return judge(folder, [asked], learner, lambda *_: None)[0]
 
 
 def without_seconds(file: Path) -> list[dict[str, Any]]:
@@ -82,6 +84,49 @@ def test_lines_without_their_answers_are_read_and_not_written(
         judged(tmp_path, learner, plans)
     assert (tmp_path / f"{NAME}.jsonl").read_bytes() == before
     assert answers.exists() == (there is not None)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A learner that writes down what it adapts to."""
+
+    learner: Learner
+    seeds: list[int]
+
+    @property
+    def inductive(self) -> bool:
+        return self.learner.inductive
+
+    def adapt(self, support: Support, *, seed: int = 0) -> Classifier:
+        self.seeds.append(seed)
+        return self.learner.adapt(support, seed=seed)
+
+
+@pytest.mark.parametrize("norm", ["support", "transductive"])
+@pytest.mark.parametrize("there", [(0, 0), (3, 1), (0, 2), (4, 3)])
+def test_protocols_judged_together_adapt_once_and_write_what_each_writes_alone(
+    tmp_path: Path, there: tuple[int, int], norm: Literal["support", "transductive"]
+) -> None:
+    learner = replace(SMALL, norm=norm).untrained(lesions().common(), seed=0)
+    protocols: tuple[Protocol, ...] = ("paper", "full")
+
+    def asked(protocol: Protocol, count: int) -> Asked:
+        plans = plan(lesions().rare(), protocol, shot=2, count=count)
+        return Asked(f"{protocol}-2way-2shot", {**header(learner), "protocol": protocol}, plans)
+
+    for protocol, count in zip(protocols, there, strict=True):
+        judge(tmp_path / "alone", [asked(protocol, 4)], learner, lambda *_: None)
+        if count:
+            judge(tmp_path / "together", [asked(protocol, count)], learner, lambda *_: None)
+    counting = Counting(learner, [])
+    judge(tmp_path / "together", [asked(each, 4) for each in protocols], counting, lambda *_: None)  # type: ignore[arg-type]
+    assert sorted(counting.seeds) == list(range(min(there), 4))
+    for protocol in protocols:
+        alone, together = (tmp_path / folder / f"{protocol}-2way-2shot.jsonl" for folder in ("alone", "together"))
+        assert without_seconds(alone) == without_seconds(together)
+        assert alone.with_suffix(".queries.jsonl").read_bytes() == together.with_suffix(".queries.jsonl").read_bytes()
+        summaries = [json.loads(file.with_suffix(".summary.json").read_bytes()) for file in (alone, together)]
+        assert summaries[0] | {"seconds_per_episode": 0} == summaries[1] | {"seconds_per_episode": 0}
 
 
 def test_lines_of_other_episodes_are_refused(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:

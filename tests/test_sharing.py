@@ -21,11 +21,12 @@ from rareshot.checkpoint import load_learner, save_learner, state_hash
 from rareshot.cli import main
 from rareshot.data.synthetic import separable
 from rareshot.evaluation import plan
+from rareshot.judging import Asked, judge
 from rareshot.methods import METHODS
 from rareshot.methods.pretrained import Pretrained
 from rareshot.model_card import model_card
 from rareshot.predict import find_learner
-from rareshot.results import header_of, judge, name_of
+from rareshot.results import header_of, name_of
 from rareshot.run_record import read_run, write_run
 from rareshot.sharing import pull, push
 from rareshot.types import Support
@@ -43,9 +44,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder, run)
     save_learner(folder, learner)
     header = header_of(run, learner, images.rare(), protocol="paper", way=2, shot=2, seed=0)
-    judge(
-        folder, name_of("paper", 2, 2), header, plan(images.rare(), "paper", shot=2, count=3), learner, lambda *_: None
-    )
+    asked = Asked(name_of("paper", 2, 2), header, plan(images.rare(), "paper", shot=2, count=3))
+    judge(folder, [asked], learner, lambda *_: None)
     (folder / "log.jsonl").write_text("{}\n")
     (folder / "checkpoint-000001.safetensors").write_bytes(b"x")
     return folder

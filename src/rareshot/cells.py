@@ -22,8 +22,8 @@ from rareshot.checkpoint import last_training_state, load_state, warmup_state
 from rareshot.evaluated import Evaluation, SummaryError, read_evaluation
 from rareshot.evaluation import Protocol
 from rareshot.experiments import Cell, Row
+from rareshot.judging import Asked, judge
 from rareshot.locks import HeldElsewhereError, alone
-from rareshot.results import judge
 from rareshot.run_record import Run, read_run, write_run
 from rareshot.runs import fit_held, held_elsewhere, share_a_warmup
 from rareshot.scales import at_scale
@@ -40,7 +40,7 @@ class Step(NamedTuple):
     """What `fill` says of itself after an iteration or an episode."""
 
     part: str
-    """The run that is fitted, the cell and the protocol that it is evaluated by, or whom it waits for."""
+    """The run that is fitted, the cell and the protocols that it is evaluated by, or whom it waits for."""
     done: int
     total: int
     """Iterations or episodes."""
@@ -48,7 +48,7 @@ class Step(NamedTuple):
     """The line for the training log; or mean AUC so far."""
     parts_done: int
     parts: int
-    """Runs to fit and evaluations to do, all together."""
+    """Runs to fit and evaluations to do, all together; those of protocols that are judged beside each other count as one."""
 
 
 Tell = Callable[[str, int, int, Mapping[str, Any]], None]
@@ -145,8 +145,12 @@ def fill(
 
 
 def _parts(todo: Todo) -> list[str]:
-    """Names of the run to fit and the evaluations that a cell lacks."""
-    return [todo.run] * todo.fit + [f"{todo.cell.name}, {protocol}" for protocol in todo.protocols]
+    """The run to fit and the evaluations that a cell lacks, by name."""
+    return [todo.run] * todo.fit + [_part(todo.cell, together) for together in _together(todo.protocols)]
+
+
+def _part(cell: Cell, protocols: Sequence[Protocol]) -> str:
+    return f"{cell.name}, {' and '.join(protocols)}"
 
 
 def _fill_one(setting: Setting, todo: Todo, tell: Tell, asked: Callable[[], bool]) -> Iterator[str]:
@@ -157,10 +161,18 @@ def _fill_one(setting: Setting, todo: Todo, tell: Tell, asked: Callable[[], bool
         return
     learner = learner_of(setting, todo.cell, tell, asked)
     yield from [todo.run] * todo.fit
-    for protocol in todo.protocols:
-        if not _is_done(setting, todo.cell, protocol):
-            _evaluate(setting, todo.cell, protocol, learner, tell)
-        yield f"{todo.cell.name}, {protocol}"
+    for together in _together(todo.protocols):
+        missing = [protocol for protocol in together if not _is_done(setting, todo.cell, protocol)]
+        if missing:
+            _evaluate(setting, todo.cell, missing, learner, tell)
+        yield _part(todo.cell, together)
+
+
+def _together(protocols: Sequence[Protocol]) -> list[list[Protocol]]:
+    """Those whose episodes have their support sets in common, which `judge` adapts to once; `site` has its own."""
+    apart: list[list[Protocol]] = [["paper", "full"], ["site"]]
+    parts = [[protocol for protocol in part if protocol in protocols] for part in apart]
+    return [part for part in parts if part]
 
 
 def learner_of(setting: Setting, cell: Cell, tell: Tell, asked: Callable[[], bool]) -> Learner:
@@ -231,18 +243,27 @@ def found(setting: Setting, row: Row, shot: int, protocol: Protocol, seeds: int)
     return interval([cell.mean for cell in cells], "over training seeds")
 
 
-def _evaluate(setting: Setting, cell: Cell, protocol: Protocol, learner: Learner, tell: Tell) -> None:
-    plans = setting.plans(cell, protocol)
-    name = setting.evaluation_name(protocol, cell.shot)
+def _evaluate(setting: Setting, cell: Cell, protocols: Sequence[Protocol], learner: Learner, tell: Tell) -> None:
+    evaluations = [
+        Asked(
+            setting.evaluation_name(protocol, cell.shot),
+            setting.header(cell, protocol, learner),
+            setting.plans(cell, protocol),
+        )
+        for protocol in protocols
+    ]
     folder = setting.cell_folder(cell)
+    total = sum(len(asked.plans) for asked in evaluations)
 
     def observe(done: int, auc: float) -> None:
-        tell(f"{cell.name}, {protocol}", done, len(plans), {"auc": auc})
+        tell(_part(cell, protocols), done, total, {"auc": auc})
 
-    _, summary = judge(folder, name, setting.header(cell, protocol, learner), plans, learner, observe)
-    if setting.count(cell.row, protocol) is not None:
-        summary["first_episodes"] = setting.count(cell.row, protocol)
-        write_atomically(folder / f"{name}.summary.json", json.dumps(summary, indent=1).encode())
+    judged = judge(folder, evaluations, learner, observe)
+    for protocol, asked, (_, summary) in zip(protocols, evaluations, judged, strict=True):
+        count = setting.count(cell.row, protocol)
+        if count is not None:
+            summary["first_episodes"] = count
+            write_atomically(folder / f"{asked.name}.summary.json", json.dumps(summary, indent=1).encode())
 
 
 def _is_done(setting: Setting, cell: Cell, protocol: Protocol) -> bool:

@@ -115,28 +115,50 @@ def plan(
 
 def evaluate(learner: Learner, plans: Sequence[Plan], protocol: Protocol) -> Iterator[tuple[RunResult, Query]]:
     """Adapt to each episode and judge the answers, in order; episodes run beside each other, one thread each."""
+    for answered in evaluate_together(learner, [{protocol: item} for item in plans]):
+        yield answered[protocol]
+
+
+def evaluate_together(
+    learner: Learner, plans: Sequence[Mapping[Protocol, Plan]]
+) -> Iterator[dict[Protocol, tuple[RunResult, Query]]]:
+    """`evaluate` by several protocols at once: those of an entry that have their support set in common share an adaptation.
+
+    Episode i of `full` has the support set of episode i of `paper`, and adapting is most of the work for most learners. The
+    results are those of one protocol after the other; `seconds` counts the adaptation in each.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
             for first in range(0, len(plans), 4 * threads):
-                yield from pool.map(lambda item: _run(learner, item, protocol), plans[first : first + 4 * threads])
+                yield from pool.map(lambda items: _run(learner, items), plans[first : first + 4 * threads])
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(learner: Learner, item: Plan, protocol: Protocol) -> tuple[RunResult, Query]:
-    drawn = item.episodes.draw(item.episode, item.classes)
-    episode = item.episodes.episode(drawn)
-    begun = time.perf_counter()
-    classify = learner.adapt(episode.support, seed=item.episode)
-    parts = torch.split(episode.query_x, PART if learner.inductive else len(episode.query_x))
-    probabilities = torch.cat([classify(part) for part in parts])
-    seconds = time.perf_counter() - begun
-    groups = item.episodes.images.groups[np.concatenate(drawn.query)]
-    metrics = all_metrics(probabilities, episode.query_y)
-    result = RunResult(protocol, item.episode, episode.classes, item.site, len(groups), seconds, metrics)
-    return result, Query(ranking(probabilities)[:, 1].tolist(), episode.query_y.tolist(), groups.tolist())
+def _run(learner: Learner, items: Mapping[Protocol, Plan]) -> dict[Protocol, tuple[RunResult, Query]]:
+    """One entry of plans; only one adapted classifier is held at a time, as each may be a network of its own."""
+    answered: dict[Protocol, tuple[RunResult, Query]] = {}
+    support: tuple[int, tuple[str, ...]] | None = None
+    for protocol, item in items.items():
+        drawn = item.episodes.draw(item.episode, item.classes)
+        episode = item.episodes.episode(drawn)
+        if (item.episode, episode.support_ids) != support:
+            support = (item.episode, episode.support_ids)
+            begun = time.perf_counter()
+            classify = learner.adapt(episode.support, seed=item.episode)
+            adapting = time.perf_counter() - begun
+        begun = time.perf_counter()
+        parts = torch.split(episode.query_x, PART if learner.inductive else len(episode.query_x))
+        probabilities = torch.cat([classify(part) for part in parts])
+        seconds = adapting + time.perf_counter() - begun
+        groups = item.episodes.images.groups[np.concatenate(drawn.query)]
+        metrics = all_metrics(probabilities, episode.query_y)
+        result = RunResult(protocol, item.episode, episode.classes, item.site, len(groups), seconds, metrics)
+        query = Query(ranking(probabilities)[:, 1].tolist(), episode.query_y.tolist(), groups.tolist())
+        answered[protocol] = (result, query)
+    return answered
 
 
 def _site_plan(images: LabelledImages, shot: int, seed: int, count: int) -> list[Plan]:

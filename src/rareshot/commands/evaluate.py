@@ -14,8 +14,9 @@ from rareshot.commands.terminal import CONSOLE, progress, stoppable
 from rareshot.data.collection import LabelledImages
 from rareshot.data.files import shown
 from rareshot.evaluation import METRICS, Protocol, RunResult, by_pair, overall, plan
+from rareshot.judging import Asked, judge
 from rareshot.methods import LABELS
-from rareshot.results import header_of, judge, name_of
+from rareshot.results import header_of, name_of
 from rareshot.run_record import Run, read_run
 from rareshot.statistics import Interval
 from rareshot.types import Method
@@ -120,7 +121,7 @@ def evaluate_command(args: Sequence[str]) -> None:
             show(done, note=f"AUC {auc:.3f}")
             stop.raise_if_asked()
 
-        results, summary = judge(folder, name, header, plans, learner, observe)
+        [(results, summary)] = judge(folder, [Asked(name, header, plans)], learner, observe)
     label = f"{LABELS.get(run.name, shown(run.name))}{' before training' if options.untrained else ''}"
     _show(f"{label}, {options.protocol} protocol, {options.way}-way {shot}-shot", results, summary, images)
     CONSOLE.print(f"raw lines: {folder / name}.jsonl", soft_wrap=True)
