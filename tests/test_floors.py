@@ -35,7 +35,7 @@ FLOORS = [
     ["bundle"],
     ["drawing", "tables_text"],
     ["figures", "paper_figures", "runs", "results", "model_card"],
-    ["federated"],
+    ["federated", "judging"],
     ["evaluated"],
     ["experiments", "gathered", "predict", "demo", "bench", "sharing"],
     ["predictions"],
