@@ -1,4 +1,4 @@
-"""The tables of README.md, docs/results.md and docs/federated.md, from the raw lines in results/.
+"""The tables of README.md, docs/results.md, docs/federated.md and docs/trust.md, from the raw lines in results/.
 
     python experiments/tables.py --write
 

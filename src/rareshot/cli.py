@@ -21,7 +21,8 @@ fit it on common diseases, adapt it to k images of each rare one.
   rareshot serve                         the same two on a page in the browser
   rareshot export CLASSIFIER             the same for onnxruntime, without torch
   rareshot fit METHOD                    train on the common diseases: maml, daml, relation, finetune, ...
-  rareshot federate simulate METHOD      train with other hospitals, whose images stay there
+  rareshot federate simulate METHOD      a training that the sites of one data set share, on this machine
+  rareshot federate app METHOD           the same between hospitals, whose images stay there (Flower)
   rareshot push RUN / pull SOURCE        share a learner with its model card; fetch one
   rareshot calibrate RUN                 how far can it be taken at its word? held-out common lesions say
   rareshot evaluate RUN                  judge a run on the rare diseases

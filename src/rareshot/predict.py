@@ -52,7 +52,7 @@ def load(name: str | Path) -> Learner:
     """The learner called `name`, ready for `adapt`.
 
     Args:
-        name: a run's folder, or one of `WORDS`; a folder comes before a word.
+        name: a run's folder, or one of `WORDS`; a run's folder of that name comes before a word.
 
     Raises:
         FileNotFoundError: if it is neither.

@@ -40,7 +40,7 @@ class Adapt:
     learner: tyro.conf.Positional[str]
     """A run's folder; or a word. isic2018-transfer: for dermoscopy, an ImageNet network trained further on common lesions;
     isic2018: a smaller one, meta-trained on them. Both come with rareshot, not for commercial use. pretrained: for anything, the
-    ImageNet network itself (extra `pretrained`). A folder comes before a word."""
+    ImageNet network itself (extra `pretrained`). A run's folder of that name comes before a word."""
     support: Path
     """The photographs: a folder with a folder a class, or a table of path,label."""
     out: Path
