@@ -15,6 +15,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import check_estimator
 from tiny import METHOD
 
+from rareshot import estimator
 from rareshot.data.collection import LabelledImages
 from rareshot.estimator import RareShotClassifier
 from rareshot.methods.maml import EpisodicLearner
@@ -137,6 +138,25 @@ def test_it_survives_pickle(rule: str, learner: EpisodicLearner, made: LabelledI
     )
     model = RareShotClassifier(one).fit(X, Y)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), model.predict_proba(X))
+
+
+def test_unpickled_it_answers_by_the_learner_that_it_was_fitted_by_or_not_at_all(
+    learner: EpisodicLearner, X: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = RareShotClassifier("isic2018").fit(X, Y)
+    model.set_params(learner=learner, seed=1)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    monkeypatch.setattr(estimator, "load", lambda name: learner)
+    with pytest.raises(ValueError, match="isic2018 is another learner now than the one that was fitted by; fit again"):
+        pickle.loads(pickle.dumps(model)).predict(X)
+
+
+def test_a_refused_fit_leaves_the_one_before(fitted: RareShotClassifier, X: np.ndarray) -> None:
+    before = fitted.predict(X)
+    with pytest.raises(ValueError, match="at most 1000"):
+        fitted.fit(np.repeat(X, 200, axis=0), ["healthy", "ill"] * (100 * len(X)))
+    assert fitted.predict(X).tolist() == before.tolist()
 
 
 @pytest.mark.parametrize("numbers", [(5, 5), (1, 4)])

@@ -13,13 +13,13 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from torch import Tensor
 
 from rareshot.bundle import refuse_transductive
+from rareshot.checkpoint import state_hash
 from rareshot.data.decode import square
 from rareshot.equal_parts import adapt_evenly
 from rareshot.predict import calibration_of, load, one_by_one
 from rareshot.support_set import as_float, refuse_too_many
 from rareshot.trust import with_temperature
-from rareshot.trust_file import Trust
-from rareshot.types import Learner, Support
+from rareshot.types import Classifier, Learner, Support
 
 Array = npt.NDArray[Any]
 FITTED = "classifier_"
@@ -65,20 +65,29 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X = _array(X)
         check_consistent_length(X, y)
         check_classification_targets(y)
-        self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y has 1 class ({self.classes_[0]}); a classifier needs at least 2")
-        images, (learner, trust) = _bytes(X), self._found()
+        classes, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"y has 1 class ({classes[0]}); a classifier needs at least 2")
+        images, learner = _bytes(X), _found(self.learner)
         refuse_transductive(type(learner).__name__, learner)
         refuse_too_many(len(images), learner.size)
-        self.n_features_in_ = int(np.prod(images.shape[1:]))
-        self.size_ = learner.size
-        self.support_ = (_resized(images, learner.size), labels)
-        self._adapt(learner, trust)
+        support = (_resized(images, learner.size), labels)
+        classifier = _adapted(learner, support, self.seed)
+        trust = calibration_of(self.learner, learner) if isinstance(self.learner, str | Path) else None
+        temperature = trust.applied(len(classes), int(np.bincount(labels).min())) if trust else 1.0
+        # All at once: what was refused above leaves an earlier fit as it was.
+        self.classes_, self.support_, self.classifier_, self.temperature_ = classes, support, classifier, temperature
+        self.n_features_in_, self.size_ = int(np.prod(images.shape[1:])), learner.size
+        self._adapted_by = (self.learner, self.seed, state_hash(learner.state()))
         return self
 
     def predict_proba(self, X: Any) -> Array:
-        """(n, way) float64; rows sum to 1."""
+        """(n, way) float64; rows sum to 1.
+
+        Raises:
+            ValueError: if X holds no images of the size of those fitted on; or, unpickled, if what the learner's name means has
+                changed since `fit`.
+        """
         check_is_fitted(self)
         X = _array(X)
         if X.ndim == 2 and X.shape[1] != self.n_features_in_:
@@ -87,7 +96,7 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         images = _bytes(X)
         if not hasattr(self, FITTED):  # unpickled
-            self._adapt(*self._found())
+            self.classifier_ = self._adapted_again()
         found = one_by_one(self.classifier_, as_float(_resized(images, self.size_)))
         return np.asarray(with_temperature(found, self.temperature_).numpy())
 
@@ -97,18 +106,12 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         predicted: Array = self.classes_[probabilities.argmax(1)]
         return predicted
 
-    def _found(self) -> tuple[Learner, Trust | None]:
-        if not isinstance(self.learner, str | Path):
-            return self.learner, None
-        learner = load(self.learner)
-        return learner, calibration_of(self.learner, learner)
-
-    def _adapt(self, learner: Learner, trust: Trust | None) -> None:
-        pixels, labels = self.support_
-        classes = tuple(map(str, range(len(self.classes_))))  # labels may be anything that sorts
-        support = Support(as_float(pixels), torch.from_numpy(labels), classes)
-        self.temperature_ = trust.applied(support.way, min(support.numbers)) if trust else 1.0
-        self.classifier_ = adapt_evenly(learner, support, seed=self.seed)
+    def _adapted_again(self) -> Classifier:
+        name, seed, weights = self._adapted_by
+        learner = _found(name)
+        if state_hash(learner.state()) != weights:
+            raise ValueError(f"{name} is another learner now than the one that was fitted by; fit again")
+        return _adapted(learner, self.support_, seed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the classifier, which holds functions: it is adapted again, to the same bits."""
@@ -118,6 +121,16 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "support_")
+
+
+def _found(learner: str | Path | Learner) -> Learner:
+    return load(learner) if isinstance(learner, str | Path) else learner
+
+
+def _adapted(learner: Learner, support: tuple[Tensor, Array], seed: int) -> Classifier:
+    pixels, labels = support
+    classes = tuple(map(str, range(int(labels.max()) + 1)))  # labels may be anything that sorts
+    return adapt_evenly(learner, Support(as_float(pixels), torch.from_numpy(labels), classes), seed=seed)
 
 
 def _array(X: Any) -> Array:
