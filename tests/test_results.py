@@ -12,7 +12,7 @@ from tiny_table import SMALL, lesions
 from rareshot.evaluation import METRICS, Plan, Protocol, Query, RunResult, plan
 from rareshot.judging import Asked, judge
 from rareshot.locks import hold
-from rareshot.results import header_of, summary_of
+from rareshot.results import header_of, read_queries, summary_of
 from rareshot.run_record import Run
 from rareshot.types import Classifier, Learner, Support
 
@@ -148,7 +148,7 @@ def test_two_processes_do_not_write_the_same_lines(tmp_path: Path, learner: Lear
 
 
 @pytest.mark.parametrize("behind", [False, True])
-@pytest.mark.parametrize("damage", [b"[]\n", b"\xff\n", b"{\n"])
+@pytest.mark.parametrize("damage", [b"[]\n", b"\xff\n", b"{\n", b"[" * 100_000 + b"\n"])
 def test_damaged_lines_are_named_and_kept(
     tmp_path: Path, learner: Learner, plans: list[Plan], damage: bytes, behind: bool
 ) -> None:
@@ -182,9 +182,25 @@ def test_a_line_without_its_figures_is_named_and_kept(
     lines = file.read_text().splitlines()
     damaged = "\n".join([*lines[:2], json.dumps(json.loads(lines[2]) | change)]) + "\n"
     file.write_text(damaged)
-    with pytest.raises(ValueError, match=rf"{NAME}\.jsonl, line 3, has figures that are none; move the file away"):
-        judged(tmp_path, learner, plans)
+    for asked in (plans, plans[:1]):
+        with pytest.raises(ValueError, match=rf"{NAME}\.jsonl, line 3, has figures that are none; move the file away"):
+            judged(tmp_path, learner, asked)
     assert file.read_text() == damaged
+
+
+def test_a_blank_line_costs_no_answer(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:
+    judged(tmp_path, learner, plans[:2])
+    file = tmp_path / f"{NAME}.queries.jsonl"
+    file.write_text("\n" + file.read_text())
+    results, _ = judged(tmp_path, learner, plans)
+    assert len(results) == len(plans) == len(read_queries(tmp_path / f"{NAME}.jsonl"))
+
+
+def test_progress_is_of_the_episodes_that_are_asked_for(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:
+    results, _ = judged(tmp_path, learner, plans)
+    told: list[tuple[int, float]] = []
+    judge(tmp_path, [Asked(NAME, header(learner), plans[:2])], learner, lambda *step: told.append(step))
+    assert told == [(2, pytest.approx(sum(each.metrics["auc"] for each in results[:2]) / 2))]
 
 
 @pytest.mark.parametrize(

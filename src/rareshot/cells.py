@@ -307,7 +307,8 @@ def _lines(setting: Setting, cell: Cell, protocol: Protocol) -> Path:
 
 def _first_line(file: Path) -> dict[str, Any]:
     """The header of raw lines; empty where there is none that is whole."""
-    with suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError), file.open(encoding="utf-8") as lines:
+    damaged = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
+    with suppress(FileNotFoundError, *damaged), file.open(encoding="utf-8") as lines:
         header = json.loads(next(lines, "{}"))
         return dict(header) if isinstance(header, dict) else {}
     return {}

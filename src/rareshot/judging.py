@@ -56,7 +56,8 @@ def judge(folder: Path, evaluations: Sequence[Asked], learner: Learner, observe:
         missing = _missing(files)
 
         def tell() -> None:
-            aucs = [result.metrics["auc"] for lines in files.values() for result in lines.results]
+            kept = [result for lines in files.values() for result in lines.results[: len(lines.asked.plans)]]
+            aucs = [result.metrics["auc"] for result in kept]
             if aucs:
                 observe(len(aucs), sum(aucs) / len(aucs))
 
@@ -84,6 +85,7 @@ class _Lines:
         assert self.out_queries is not None
         self.out_queries.write(json.dumps(query._asdict()) + "\n")
         self.out_queries.flush()
+        os.fsync(self.out_queries.fileno())  # else a power cut could keep the line and lose the answers
         self.out.write(json.dumps(line_of(result)) + "\n")
         self.out.flush()
         self.results.append(result)
@@ -147,17 +149,18 @@ def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list
                 f"away, or choose another --out"
             )
         results = [result_of(json.loads(line)) for line in written[1:]]
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{lines} is damaged ({error}); move it away and evaluate again") from error
+    for number, result in enumerate(results, 2):
+        if not _is_sound(result):
+            raise ValueError(
+                f"{lines}, line {number}, has figures that are none; move the file away and evaluate again"
+            )
     for number, (result, plan) in enumerate(zip(results, plans, strict=False), 2):
         if (result.episode, result.site) != (plan.episode, plan.site):
             raise ValueError(
                 f"{lines}, line {number}, is of episode {result.episode} and not of {plan.episode}; move the file away and "
                 "evaluate again"
-            )
-        if not _is_sound(result):
-            raise ValueError(
-                f"{lines}, line {number}, has figures that are none; move the file away and evaluate again"
             )
     return results
 
@@ -207,6 +210,12 @@ def _whole_lines(file: Path) -> list[str]:
 
 
 def _cut(out: TextIO, file: Path, count: int) -> None:
-    """Shorten a file that is open to append to so many whole lines."""
-    out.truncate(sum(len(line.encode()) for line in _whole_lines(file)[:count]))
+    """Shorten a file that is open to append to so many whole lines, blank ones not counted, as `whole_lines` reads them."""
+    end = 0
+    for line in _whole_lines(file):
+        if not count:
+            break
+        count -= bool(line.strip())
+        end += len(line.encode())
+    out.truncate(end)
     out.seek(0, os.SEEK_END)
