@@ -7,8 +7,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from hostile import damaged_bytes
@@ -20,7 +22,7 @@ from rareshot.cli import main
 from rareshot.data.synthetic import separable
 from rareshot.predict import adapt_to, answers
 from rareshot.predictions import write_answers
-from rareshot.web import limits
+from rareshot.web import limits, places
 from rareshot.web.places import private_folder
 from rareshot.web.server import Page, listen, require_web, sweep
 from rareshot.web.sessions import Sessions
@@ -279,6 +281,22 @@ def test_a_folder_whose_lock_is_another_user_s_stays(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "geteuid", lambda: lock.stat().st_uid + 1)
     with private_folder(tmp_path):
         assert lock.exists()
+
+
+def test_a_server_that_starts_meanwhile_takes_no_folder_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold, others = places._hold, ExitStack()
+
+    def slowly(file: TextIO) -> None:
+        monkeypatch.setattr(places, "_hold", hold)
+        others.enter_context(private_folder(tmp_path))
+        hold(file)
+
+    with others:
+        monkeypatch.setattr(places, "_hold", slowly)
+        with private_folder(tmp_path) as folder:
+            assert (folder / "lock").is_file()
+            assert len(list(tmp_path.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_private_folder_is_told_by_its_real_path(tmp_path: Path) -> None:

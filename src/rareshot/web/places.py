@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TextIO
 
 PREFIX = "rareshot-serve-"
+NEW = "rareshot-new-"
+"""Of a folder before its server holds it."""
 
 
 @contextmanager
@@ -27,10 +29,12 @@ def private_folder(inside: Path | None = None) -> Iterator[Path]:
             _hold(lock)
             _refuse_foreign(lock)
             shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=inside)).resolve()
-    with (folder / "lock").open("w") as lock:
+    made = Path(tempfile.mkdtemp(prefix=NEW, dir=inside)).resolve()
+    with (made / "lock").open("w") as lock:
         with suppress(OSError):
             _hold(lock)
+        # Only now by the name that other servers look for: they would take it for one that nobody holds.
+        folder = made.rename(made.with_name(made.name.replace(NEW, PREFIX, 1)))
         try:
             yield folder
         finally:
