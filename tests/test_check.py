@@ -131,6 +131,8 @@ def test_npz_and_table_are_reported(tmp_path: Path) -> None:
 
 def test_what_is_no_data_set_is_reported_and_not_raised(tmp_path: Path) -> None:
     assert "has no layout that rareshot knows" in check(tmp_path).bad[0].reason
+    many = make_npz(tmp_path / "many.npz", train_images=np.zeros((1_000_001, 1, 1), np.uint8))
+    assert "array train_images.npy has 1,000,001 rows; at most 1,000,000 are read" in check(many).bad[0].reason
     (tmp_path / "x.npz").write_bytes(b"PK\3\4")
     assert "is not a sound .npz file" in check(tmp_path / "x.npz").bad[0].reason
     os.mkfifo(tmp_path / "labels.csv")

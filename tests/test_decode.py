@@ -147,6 +147,13 @@ def test_orientation_of_exif_is_applied_once(orientation: int, kind: str) -> Non
     assert np.abs(got.astype(int) - expected).mean() < 4
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"II*\0", b"II*\0\x08\0", b"II+\0"])
+def test_exif_that_nobody_can_read_does_not_spoil_the_picture(exif: bytes, kind: str) -> None:
+    picture = Image.new("RGB", (32, 32), (200, 100, 50))
+    np.testing.assert_array_equal(read(picture, 8, kind, exif=b"Exif\0\0" + exif), read(picture, 8, kind))
+
+
 def test_crop_is_the_centre_square() -> None:
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 255

@@ -154,6 +154,12 @@ def test_falling_rescale_inverts() -> None:
     np.testing.assert_array_equal(grey(RAMP, RescaleSlope="-1", RescaleIntercept="0"), 255 - RAMP)
 
 
+@pytest.mark.parametrize("slope", ["1e308", "-1e308", "1e31"])
+def test_a_rescale_that_overflows_is_refused(slope: str) -> None:
+    with pytest.raises(ValueError, match="whose rescaling gives numbers that no picture has"):
+        grey(RAMP, RescaleSlope=slope, RescaleIntercept="0")
+
+
 def test_tables_of_modality_and_window_are_looked_up_and_beat_numbers() -> None:
     square = np.arange(256) ** 2
     np.testing.assert_array_equal(
@@ -252,6 +258,11 @@ def test_millions_of_items_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 300_000
     with pytest.raises(ValueError, match=r"takes more than 0\.1 s to read"):
         read(raw(tag(0x5200, 0x9230, b"SQ", items, 0xFFFFFFFF)))
+
+
+def test_millions_of_elements_before_the_data_set_are_given_up() -> None:
+    with pytest.raises(ValueError, match="a DICOM header of more than 100000 elements"):
+        read(bytes(128) + b"DICM" + b"\2\0\0\0UL\0\0" * 100_001)
 
 
 def test_dicom_without_the_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,11 @@ HOSTILE = {
     "same name in other case": (zip_of(("made/a", b"1"), ("made/A", b"2")), "'made/A' stands twice"),
     "same name in another Unicode form": (zip_of(("made/\u00e9", b"1"), ("made/e\u0301", b"2")), "stands twice"),
     "file and folder": (zip_of(("made/a", b"1"), ("made/a/b", b"2")), "'made/a' is a file and a folder at once"),
+    "thousands of folders": (
+        zip_of(("made/" + "a/" * 30_000 + "x", b"1")),
+        "has a name of more than 16 parts, or a part",
+    ),
+    "long name": (zip_of(("made/" + "é" * 128, b"1")), "or a part of more than 255 bytes"),
     "bzip2": (zip_of(("made/a", b"1"), method=zipfile.ZIP_BZIP2), "is compressed by method 12"),
     "no zip": (b"hello" * 100, "not a sound zip"),
     "cut zip": (zip_of(("made/a", b"1" * 100))[:-30], "not a sound zip"),

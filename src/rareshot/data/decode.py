@@ -140,7 +140,7 @@ def _refuse_bomb(image: Image.Image, data: bytes) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except (SyntaxError, ValueError, TypeError, LookupError):
+    except (SyntaxError, ValueError, TypeError, LookupError, struct.error):
         return image  # EXIF that nobody can read does not spoil the picture
     return image if turn is None else image.transpose(turn)
 

@@ -90,8 +90,11 @@ def _guarded(work: Callable[[], Result], otherwise: str) -> Result:
 
 def _transfer_syntax(data: bytes) -> tuple[uid.UID, int]:
     """How the file is coded, and where its data set begins; read here, because pydicom would inflate at once."""
-    position, found = 132, None
+    position, found, count = 132, None, 0
     while data[position : position + 2] == b"\2\0":
+        count += 1
+        if count > MAX_ELEMENTS:
+            raise RefusedError(f"has a DICOM header of more than {MAX_ELEMENTS} elements, as no real one has")
         short = data[position + 4 : position + 6] not in (b"OB", b"OW", b"UN", b"SQ", b"UT")
         layout = "<H" if short else "<I"
         begin = position + (8 if short else 12)

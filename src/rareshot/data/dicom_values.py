@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 
 MAX_VALUE = 256 * 1024
 """Bytes of one element but the pixels; the longest that is real, a table of 65,536 entries, has half of it."""
+LARGEST = 1e30
+"""Of the numbers that a picture is rescaled to; beyond it differences and squares overflow."""
 
 
 def element(header: Dataset, keyword: str) -> Any:
@@ -71,6 +73,8 @@ def grey_table(header: Dataset, bits: int, present: Array, *, signed: bool, inve
     else:
         rescale = _of_first_frame(header, "PixelValueTransformationSequence")
         values = values * number(rescale, "RescaleSlope", 1.0) + number(rescale, "RescaleIntercept", 0.0)
+        if not np.abs(values).max() <= LARGEST:
+            raise RefusedError("has a DICOM header whose rescaling gives numbers that no picture has")
     shown = _window(_of_first_frame(header, "FrameVOILUTSequence"), values, values[present] if bits > 8 else values)
     return np.asarray(np.rint(255 * (1 - shown if inverted else shown)), dtype=np.uint8)
 

@@ -22,6 +22,8 @@ DERMAMNIST_LABELS = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 """Class names in the order of DermaMNIST's label numbers."""
 MAX_ARRAY_BYTES = 8 * 2**30
 """Of all arrays together, unpacked; DermaMNIST at 224 pixels has 1.5 GB."""
+MAX_IMAGES = 1_000_000
+"""Of one array: each becomes a row in memory, however few bytes its pixels have; DermaMNIST has 10,015."""
 
 
 def read_npz(path: Path, rare: tuple[str, ...]) -> Listing:
@@ -111,6 +113,8 @@ def _read_array(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> Array:
     need = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or not 0 <= need <= member.file_size:
         raise BadFileError(str(path), f"array {name} claims {shape} {dtype}, more than the file holds")
+    if shape and shape[0] > MAX_IMAGES:
+        raise BadFileError(str(path), f"array {name} has {shape[0]:,} rows; at most {MAX_IMAGES:,} are read")
     data = file.read()
     if len(data) != need:
         raise BadFileError(str(path), f"array {name} is truncated: {len(data)} of {need} bytes")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 MAX_RATIO = 100
 """A member that grows more than this is a bomb: JPEGs grow by 1, the 0/1 label table of ISIC 2018 by about 12."""
+MAX_DEPTH, MAX_NAME = 16, 255
+"""Folders that a member may lie in, and bytes of each part of its name, as file systems take it."""
 
 
 class UnpackError(ValueError):
@@ -84,7 +86,7 @@ def _check(members: list[zipfile.ZipInfo], max_members: int, max_bytes: int) -> 
     for member in members:
         reason = _refusal(member)
         if reason:
-            raise UnpackError(f"member {member.filename!r} {reason}")
+            raise UnpackError(f"member {_short(member.filename)!r} {reason}")
         # Two names that differ in case or in Unicode form only are one file on Windows and macOS.
         key = unicodedata.normalize("NFC", member.filename.rstrip("/")).casefold()
         if key in seen:
@@ -98,6 +100,10 @@ def _check(members: list[zipfile.ZipInfo], max_members: int, max_bytes: int) -> 
             raise UnpackError(f"member {clash.pop()!r} is a file and a folder at once")
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
+
+
 def _refusal(member: zipfile.ZipInfo) -> str:
     """Why this member is not taken; empty if it is."""
     # orig_filename: zipfile cuts names at a NUL and turns the system's separator into a slash.
@@ -108,6 +114,9 @@ def _refusal(member: zipfile.ZipInfo) -> str:
         return "has a character that is no part of a file name"
     if any(part in ("", ".", "..") for part in name.removesuffix("/").split("/")):
         return "leads outside the folder"
+    parts = name.removesuffix("/").split("/")
+    if len(parts) > MAX_DEPTH or any(len(part.encode(errors="surrogatepass")) > MAX_NAME for part in parts):
+        return f"has a name of more than {MAX_DEPTH} parts, or a part of more than {MAX_NAME} bytes"
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFDIR if member.is_dir() else stat.S_IFREG):
         return "is a link or a special file, not a plain file"
