@@ -199,6 +199,17 @@ def test_a_repository_keeps_nothing_of_another_learner(run: Path, tmp_path: Path
     ]
 
 
+def test_a_calibration_beside_a_transductive_learner_is_refused(run: Path, tmp_path: Path) -> None:
+    write_run(run, replace(read_run(run), method=replace(METHOD, norm="transductive")))
+    pull(str(run), tmp_path / "there")
+    (run / "trust.safetensors").write_bytes(b"<script>")
+    with pytest.raises(
+        ValueError, match=r"trust\.safetensors: this learner is transductive, and a calibration is of induc"
+    ):
+        pull(str(run), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_card_of_ones_own_goes_along(run: Path, tmp_path: Path) -> None:
     (run / "README.md").write_text("# ours\n")
     push(run, str(tmp_path / "there"))

@@ -108,9 +108,11 @@ def check(folder: Path) -> Run:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{RUN} is not sound: {error}") from error
     try:
-        load_learner(folder)
+        learner = load_learner(folder)
     except (ValueError, RuntimeError) as error:  # Runtime: timm's, of a network that cannot be built so
         raise ValueError(f"{LEARNER}: {error}") from error
+    if not learner.inductive and (folder / TRUST).exists():
+        raise ValueError(f"{TRUST}: this learner is transductive, and a calibration is of inductive ones alone")
     model_card(folder)  # reads calibration and summaries
     return run
 
