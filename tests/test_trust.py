@@ -1,7 +1,7 @@
 """Calibration, sets, suspects and spread: what each promises, on a learner that can be reckoned by hand."""
 
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from rareshot.trust import (
 )
 from rareshot.trust.centroids import SHARPNESS, own_log_odds
 from rareshot.trust.left_out import class_log_odds
+from rareshot.trust.suspects import chance_of_one
 from rareshot.types import Support
 
 
@@ -361,6 +362,25 @@ def test_a_warning_comes_below_the_threshold_only() -> None:
     lowest = suspects(Brightness(), SUPPORT).lowest
     assert suspects(Brightness(), SUPPORT, lowest + 0.01).warning
     assert not suspects(Brightness(), SUPPORT, lowest).warning
+
+
+def test_a_warning_is_of_as_many_images_of_each_class_as_the_smallest_has() -> None:
+    labels, among = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2]), torch.tensor([0, 0, 1, 0, 0, 1, 0, 0, 1]) > 0
+    drawn = [list(combinations((labels == label).nonzero()[:, 0].tolist(), 2)) for label in range(3)]
+    hits = [bool(among[list(sum(parts, ()))].any()) for parts in product(*drawn)]
+    assert chance_of_one(among, labels) == pytest.approx(np.mean(hits))
+    assert chance_of_one(among[[0, 1, 2, 3, 6, 7]], labels[[0, 1, 2, 3, 6, 7]]) == 1
+    assert chance_of_one(torch.zeros(9, dtype=torch.bool), labels) == 0
+
+
+def test_more_clean_images_of_one_class_raise_no_more_warnings() -> None:
+    draw, n = torch.Generator().manual_seed(0), 2000
+    threshold = float(torch.randn(n, 10, generator=draw).amin(1).quantile(0.1))  # of 5 images a class
+    for numbers in ([5, 5], [5, 10], [5, 50]):
+        labels = torch.arange(2).repeat_interleave(torch.tensor(numbers))
+        odds = torch.randn(n, len(labels), generator=draw)
+        warned = np.mean([chance_of_one(each < threshold, labels) > 0.5 for each in odds])
+        assert warned < 0.13  # by the worst of all of them 0.44 at 5 and 50
 
 
 def test_clean_tasks_of_no_pair_raise_the_warning_more_often_than_asked(common: LabelledImages) -> None:

@@ -8,7 +8,8 @@ import math
 from dataclasses import dataclass
 from itertools import combinations
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rareshot.data.collection import LabelledImages
@@ -29,24 +30,34 @@ class Suspects:
     lowest: float
     """Log odds of the most suspect image's own label."""
     warning: bool
-    """Is `lowest` below the threshold? Always False where there is none."""
+    """Would most choices of as many images of each class hold one below the threshold? Always False where there is none."""
 
 
 def suspects(learner: Learner, support: Support, threshold: float | None = None) -> Suspects:
     """Rank the support images, as though every class had as many as the smallest.
 
     Args:
-        threshold: from `warning_threshold`; None: rank only, never warn.
+        threshold: from `warning_threshold`, of as many images a class as the smallest has; None: rank only, never warn.
 
     Raises:
         ValueError: if the learner is not inductive, or a class has a single image.
     """
     refuse_single(support)
     odds = own_log_odds(features_over_flips(learner, support.images), support.labels, support.way, evenly=True)
-    lowest = float(odds.min())
-    return Suspects(
-        odds.sigmoid().float(), odds.argsort(stable=True), lowest, threshold is not None and lowest < threshold
-    )
+    warning = threshold is not None and chance_of_one(odds < threshold, support.labels) > 0.5
+    return Suspects(odds.sigmoid().float(), odds.argsort(stable=True), float(odds.min()), warning)
+
+
+def chance_of_one(among: Bool[Tensor, " s"], labels: Int[Tensor, " s"]) -> float:
+    """The chance that as many images of each class as the smallest has, drawn at random, hold one of `among`: 0 or 1 where all
+    classes have as many.
+
+    A threshold is of the worst of so many images: the worst of more lies lower, with no label wrong.
+    """
+    numbers = torch.bincount(labels).tolist()
+    found = torch.bincount(labels[among], minlength=len(numbers)).tolist()
+    k = min(numbers)
+    return 1 - math.prod(math.comb(n - m, k) / math.comb(n, k) for n, m in zip(numbers, found, strict=True))
 
 
 def warning_threshold(
