@@ -250,6 +250,18 @@ def test_damaged_fine_tuning_is_refused(tmp_path: Path, line: str) -> None:
         gather(tmp_path)
 
 
+def test_two_curves_of_one_learner_are_refused(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "cell", "daml", 1.0)
+    step = {"row": "finetune-conv4", "scale": "laptop", "data": "isic2018", "shot": 1, "step": 0, "runs": 30}
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fig3.jsonl").write_text(json.dumps({**step, "loss": 0.7, "auc": 0.5}) + "\n")
+    with pytest.raises(
+        ValueError, match=r"first.fig3\.jsonl and .*second.fig3\.jsonl hold step 0 of finetune-conv4 at k = 1 twice"
+    ):
+        gather(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("other", "same"),
     [

@@ -5,8 +5,10 @@ import math
 import re
 import shutil
 import subprocess
+from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from test_report import HOSTILE, Checked
 
 from rareshot.cli import main
 from rareshot.gathered import gather
+from rareshot.paper_figures import critical_difference
 from rareshot.report import Section, Table
 from rareshot.reporting import report
 from rareshot.reporting.differences import HOLM, difference_sections, holm
@@ -197,7 +200,7 @@ def test_plain_evaluation_of_what_a_cell_holds_is_not_counted_twice(tmp_path: Pa
 def test_two_files_for_one_cell_are_refused(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "one", "maml", 1.0)
     other = write_evaluation(tmp_path / "two", "maml", 1.0, plain=True, summary=False)
-    other.write_text(other.read_text().replace('"fingerprint": "common"', '"fingerprint": "of other images"'))
+    other.write_text(other.read_text().replace('"common": ["x", "y"]', '"common": ["y", "x"]'))
     with pytest.raises(
         ValueError, match=r"one/.* and .*two/.* both hold MAML, paper protocol, k = 5, seed 0; move one"
     ):
@@ -238,6 +241,36 @@ def test_seeds_are_averaged_before_the_difference_and_only_those_of_both(tmp_pat
     means = [100 * (_auc(maml[0]) - _auc(daml[1])).mean(), 100 * (_auc(maml[1]) - _auc(daml[0])).mean()]
     assert _cell(section, "MAML", "each seed") == ", ".join(f"{mean:+.1f}" for mean in means)
     assert _cell(section, "MAML", "Difference") == f"{np.mean(means):+.1f}"
+
+
+def test_a_seed_that_has_just_begun_takes_none_away(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_evaluation(tmp_path / f"daml{seed}", "daml", 1.0, seed=seed)
+        write_evaluation(tmp_path / f"maml{seed}", "maml", 0.5, seed=seed, episodes=1 if seed else 6)
+    (section,) = difference_sections(_part(tmp_path))
+    assert _cell(section, "MAML", "Episodes") == "6"
+
+
+def test_trainings_on_other_images_are_no_seeds_of_one_method(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        file = write_evaluation(tmp_path / str(seed), "daml", 1.0, seed=seed, plain=True, summary=False)
+        head, *rest = file.read_text().splitlines()
+        told = json.loads(head)
+        if seed:
+            told["run"]["data"] |= {"fingerprint": "north", "clients": {"north": {}, "south": {}}}
+        file.write_text("\n".join([json.dumps(told), *rest]) + "\n")
+    part = _part(tmp_path)
+    assert [[each.seed for each in line.evaluations] for line in part.lines] == [[0], [1]]
+
+
+def test_what_was_drawn_by_image_alone_is_said_to_be(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "daml", 1.0, by_image=True)
+    assert "evaluated by image only" in report(tmp_path).html
+
+
+def test_names_of_control_characters_spoil_no_picture() -> None:
+    drawn = critical_difference({"bad\x01\ufffe name": 1.2, "DAML": 1.8}, 0.3, 600, "")
+    ElementTree.fromstring(b64decode(drawn.image.split(",", 1)[1]))
 
 
 def test_p_asks_the_training_seeds_however_many_the_episodes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib import figure as mpl
 from matplotlib.axes import Axes
 
-from rareshot.report import Figure
+from rareshot.report import Figure, legible
 from rareshot.statistics import Interval
 
 P = ParamSpec("P")
@@ -124,7 +124,7 @@ def plain(name: str, longest: int = 28) -> str:
     """As text that matplotlib takes neither for a formula nor for something to hide, cut where it would not fit."""
     short = name if len(name) <= longest else f"{name[: longest - 1]}…"
     short = f" {short}" if short.startswith("_") else short
-    return short.replace("$", r"\$")
+    return legible(short).replace("$", r"\$")
 
 
 def wrapped(name: str) -> str:

@@ -27,6 +27,10 @@ OPTIONAL = ("method.shot", "method.warmup")
 """Names of RUN that may be missing: not every method has them."""
 
 
+COUNTED = 2**53
+"""No iteration, step or run has a number as large; a picture takes it for the next one."""
+
+
 @dataclass(frozen=True, eq=False)
 class Log:
     """How one run was trained."""
@@ -71,8 +75,17 @@ def gather(folder: Path) -> Gathered:
             raise ValueError(f"{seen[whole]} and {each.file} hold the same evaluation; move one of them away")
         seen[whole] = each.file
     logs = [_log(file) for file in sorted(folder.rglob("run.json")) if file.with_name("log.jsonl").is_file()]
-    curves = [line for file in files if file.name == FINE_TUNING for line in read_fine_tuning(file)]
-    return Gathered(folder, tuple(found), tuple(logs), tuple(curves))
+    curves: dict[tuple[Any, ...], tuple[Path, Record]] = {}
+    for file in (file for file in files if file.name == FINE_TUNING):
+        for line in read_fine_tuning(file):
+            point = tuple(line[name] for name in ("data", "scale", "row", "shot", "step"))
+            if point in curves:
+                raise ValueError(
+                    f"{curves[point][0]} and {file} hold step {line['step']} of {line['row']} at k = {line['shot']} twice; "
+                    "move one away"
+                )
+            curves[point] = file, line
+    return Gathered(folder, tuple(found), tuple(logs), tuple(line for _, line in curves.values()))
 
 
 def _log(file: Path) -> Log:
@@ -90,7 +103,7 @@ def _is_record(line: Any) -> bool:
     tasks = line.get("tasks", [])
     return (
         type(line["iteration"]) is int
-        and line["iteration"] > 0
+        and 0 < line["iteration"] < COUNTED
         and finite(line.get("validation_auc", 0))
         and isinstance(tasks, list)
         and all(finite(task.get("loss", 0)) for task in tasks)
@@ -115,7 +128,7 @@ def read_fine_tuning(file: Path) -> list[Record]:
 
 
 def _is_step(line: Any) -> bool:
-    whole = all(type(line[name]) is int and line[name] >= 0 for name in ("shot", "step", "runs"))
+    whole = all(type(line[name]) is int and 0 <= line[name] < COUNTED for name in ("shot", "step", "runs"))
     named = all(isinstance(line[name], str) for name in ("row", "scale", "data"))
     return whole and named and finite(line["loss"]) and finite(line["auc"])
 

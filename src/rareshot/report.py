@@ -4,10 +4,13 @@ Text, tables and pictures come in as values; the template gives them their form.
 may be called what it likes.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+UNSPEAKABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Section:
     text: str
     figures: Sequence[Figure] = ()
     table: Table | None = None
+
+
+def legible(text: str) -> str:
+    """With a mark in place of each character that no XML may hold: a picture with one would be blank, a .tex not compile."""
+    return UNSPEAKABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:

@@ -1,6 +1,7 @@
 """Fitting on disk: a log line and, now and then, a checkpoint after an iteration, so that a run goes on after any stop."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,10 @@ def fit_held(
         def keep(now: Progress) -> None:
             log.write(json.dumps(now.record) + "\n")
             log.flush()
-            if asked() or now.iteration == now.iterations or now.iteration % CHECKPOINT_EVERY == 0:
+            due = asked() or now.iteration == now.iterations or now.iteration % CHECKPOINT_EVERY == 0
+            if due or now.iteration == warmup:
+                os.fsync(log.fileno())  # a power cut must not leave a state ahead of its log, see `trim_log`
+            if due:
                 save_training_state(folder, now.training_state)
             if now.iteration == warmup:
                 save_warmup_state(folder, now.training_state)

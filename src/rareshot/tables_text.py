@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from rareshot.report import Table
+from rareshot.report import Table, legible
 
 MARKDOWN = {**{char: "\\" + char for char in "\\`*_[]|#~$!"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
 LATEX = {
@@ -85,4 +85,4 @@ def as_markdown(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(char, char) for char in " ".join(text.split(" ")).replace("\n", " "))
+    return "".join(LATEX.get(char, char) for char in legible(text.replace("\n", " ")))

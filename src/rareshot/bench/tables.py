@@ -34,7 +34,7 @@ def describe(setting: Record) -> str:
         f"{problem['tasks']} tasks, T = {problem['steps']}, conv4 with {problem['width']} filters, fp32, "
         f"{setting['rounds']} rounds\n"
         f"{setting['cpu']}, {setting['threads']} threads, {setting['instructions']}; load at the start {setting['load']}\n"
-        f"rareshot {versions['rareshot']} at {versions['commit'][:10]}, torch {versions['torch']}, "
+        f"rareshot {versions['rareshot']} at {versions.get('commit') or 'an unknown commit'}, torch {versions['torch']}, "
         f"Python {versions['python']}; {setting['date']}\n"
         + (f"{gpu}, in tables of its own" if gpu else "no GPU here: nothing was measured on one")
     )

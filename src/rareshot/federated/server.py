@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -116,6 +117,7 @@ def run_rounds(
                 }
                 log.write(json.dumps(record) + "\n")
                 log.flush()
+                os.fsync(log.fileno())  # as in `runs.fit_held`
                 save_training_state(folder, TrainingState(done, learner.state(), {}))
                 observe(record)
         save_learner(folder, learner)

@@ -63,7 +63,8 @@ def _lead(part: Part) -> str:
     protocol = "paper" if any(line.at(shot, "paper") for line in part.lines for shot in part.shots) else "full"
     shots = [shot for shot in part.shots if any(line.at(shot, protocol) for line in part.lines)]
     if not shots:
-        return f"{part.name}: evaluated within single sites only."
+        only = "by image only" if any(each.by_image for each in part.evaluations) else "within single sites only"
+        return f"{part.name}: evaluated {only}."
     shot = max(shots)
     found = {line.label: mean for line in part.lines if (mean := line.mean(shot, protocol)) is not None}
     best = max(found, key=found.__getitem__)

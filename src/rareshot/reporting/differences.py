@@ -59,7 +59,8 @@ def _differences(part: Part, protocol: str) -> Section | None:
             same = [(first, second) for first, second in pairs if same_episodes(first, second)]
             if there and (not same or len(same) < len(pairs)):
                 unlike.setdefault(line.label, []).append(str(shot))
-            if same and _count(same) >= 2:
+            same = [pair for pair in same if _count([pair]) >= 2]  # a seed that has just been begun takes none away
+            if same:
                 ours, theirs = (_mean(one, _count(same)) for one in zip(*same, strict=True))
                 found.append((line, shot, same, paired(ours, theirs, kind="over episodes")))
     if not found:

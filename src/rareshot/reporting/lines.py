@@ -260,8 +260,12 @@ def _label(row: str) -> str:
 def _identity(evaluation: Evaluation) -> dict[str, Any]:
     """All that makes two evaluations of a row different lines, as flat JSON values."""
     values = dict(_flat(evaluation.method))
+    run = evaluation.header["run"]
+    clients = run["data"].get("clients")
     values |= {
-        "image size": evaluation.header["run"]["size"],
+        "image size": run["size"],
+        "training images": run["data"].get("fingerprint"),
+        "hospitals": len(clients) if isinstance(clients, dict) else 1,
         "seed of the episodes": evaluation.header["seed"],
         "evaluated images": evaluation.header["data"]["fingerprint"],
     }
