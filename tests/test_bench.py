@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,10 +25,10 @@ from rareshot.bench.designs import (
     ours,
     side_by_side,
 )
-from rareshot.bench.lanes import run_step
+from rareshot.bench.lanes import FailedError, run_step
 from rareshot.bench.picture import draw_roofline
 from rareshot.bench.problem import Problem, Step
-from rareshot.bench.run import Plan, Record, run
+from rareshot.bench.run import Plan, Record, _Bench, run
 from rareshot.bench.tables import describe, markdown, tables
 from rareshot.commands import bench as command
 from rareshot.commands.bench import Bench, bench, plan_of
@@ -141,6 +142,32 @@ def test_a_device_has_its_own_gate_rounds_and_projection(records: list[Record]) 
         assert each["distance"] <= (1e-10 if each["exact"] else 2e-2)
         assert len(each["seconds"]) == len(each["ratios"]) == 2
         assert each["hours"] == pytest.approx(sum(each["seconds"]) / 2 * 3000 / 3600)
+
+
+def test_a_design_that_fails_with_all_tasks_is_listed_and_the_others_are_timed_beside_the_first_that_is_left() -> None:
+    class Full:
+        """Lanes in which a design has no memory for all tasks, and ours fails at all."""
+
+        threads = 2
+
+        def step(self, design: Design, problem: Problem, arrangement: str) -> tuple[float, np.ndarray]:
+            if design is OURS or (design is SIDE_BY_SIDE and problem.tasks > self.threads):
+                raise FailedError("killed")
+            return 0.1, np.zeros(1)
+
+        def prepare(self, design: Design, problem: Problem, arrangement: str) -> None: ...
+
+    lanes: Any = Full()
+    found = list(
+        _Bench(Plan(rounds=2), lanes, lambda *_: None).steps("meta-test", [OURS, SIDE_BY_SIDE, PLAIN], Problem())
+    )
+    assert [each.get("failed") for each in found] == ["killed", "killed", None]
+    (table,) = [
+        table
+        for table in tables([{"part": "setting", "threads": 2, "problem": {"steps": 1}}, *found])
+        if table.caption == "Meta-test"
+    ]
+    assert table.header[-1] == "x ours, plain (min to max)"
 
 
 def test_a_wrong_gradient_is_listed_as_failed_and_not_timed(records: list[Record]) -> None:

@@ -203,6 +203,8 @@ class _Bench:
                 contenders.append(self._best(design, problem))
             except FailedError as failed:
                 yield {**record, "failed": str(failed)}
+        for contender in contenders:
+            self.lanes.prepare(*contender)  # again where a later one took the lanes down with it
         for contender, seconds, ratios in self._rounds(contenders, self.plan.rounds, stage, len(designs), total):
             yield {
                 "part": part,
@@ -265,7 +267,7 @@ class _Bench:
         by_arrangement |= {each: seconds(layout, each) for each in design.arrangements[1:]}
         best = min(by_arrangement, key=lambda each: by_arrangement[each])
         contender = Contender(design, replace(problem, channels_last=layout), best)
-        self.lanes.prepare(*contender)
+        self.lanes.step(*contender)  # of all tasks: what has no memory for them fails here, and not in a round
         return contender
 
     def _rounds(
