@@ -4,8 +4,8 @@ A stranger trains cells anew, with `rareshot reproduce … --out STRANGERS`, and
 
     python experiments/again.py --ours results/laptop --again STRANGERS/laptop --out results/again.jsonl
 
-Writes a line a cell: the AUC of every episode in both, and by which versions. A folder with both trainings could not be reported
-on, since two files would hold one cell.
+Writes a line a cell: the AUC of every episode in both, and by which versions each was judged and trained. A folder with both
+trainings could not be reported on, since two files would hold one cell.
 """
 
 import json
@@ -16,7 +16,9 @@ import tyro
 
 from rareshot.atomic import write_atomically
 from rareshot.evaluated import Evaluation, same_episodes
+from rareshot.experiments import TABLES
 from rareshot.gathered import gather
+from rareshot.run_record import read_run
 
 CELL = ("row", "protocol", "shot", "seed", "data", "by_image")
 """What names a cell of one scale."""
@@ -47,7 +49,20 @@ def _cell(evaluation: Evaluation) -> tuple[Any, ...]:
 
 
 def _told(evaluation: Evaluation) -> dict[str, Any]:
-    return {"versions": evaluation.header["versions"], "aucs": evaluation.aucs.tolist()}
+    told = {
+        "versions": evaluation.header["versions"],
+        "trained": _trained(evaluation),
+        "aucs": evaluation.aucs.tolist(),
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _trained(evaluation: Evaluation) -> Any:
+    """Versions that trained what was judged, perhaps on another day; None where its run is not there."""
+    row = next(row for table in TABLES.values() for row in table.rows if row.key == evaluation.row)
+    name, _, _ = row.fitted(evaluation.shot)
+    file = evaluation.file.parents[2] / "runs" / f"{name}-seed{evaluation.seed}" / "run.json"
+    return read_run(file.parent).versions if file.is_file() else None
 
 
 if __name__ == "__main__":
