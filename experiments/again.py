@@ -49,20 +49,15 @@ def _cell(evaluation: Evaluation) -> tuple[Any, ...]:
 
 
 def _told(evaluation: Evaluation) -> dict[str, Any]:
-    told = {
-        "versions": evaluation.header["versions"],
-        "trained": _trained(evaluation),
-        "aucs": evaluation.aucs.tolist(),
-    }
-    return {name: value for name, value in told.items() if value is not None}
+    return {"versions": evaluation.header["versions"], **_trained(evaluation), "aucs": evaluation.aucs.tolist()}
 
 
-def _trained(evaluation: Evaluation) -> Any:
-    """Versions that trained what was judged, perhaps on another day; None where its run is not there."""
+def _trained(evaluation: Evaluation) -> dict[str, Any]:
+    """Versions that trained what was judged, perhaps on another day; nothing where its run is not there."""
     row = next(row for table in TABLES.values() for row in table.rows if row.key == evaluation.row)
     name, _, _ = row.fitted(evaluation.shot)
     file = evaluation.file.parents[2] / "runs" / f"{name}-seed{evaluation.seed}" / "run.json"
-    return read_run(file.parent).versions if file.is_file() else None
+    return {"trained": dict(read_run(file.parent).versions)} if file.is_file() else {}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from scipy import stats
 
 from rareshot.checkpoint import load_learner, load_training_state
 from rareshot.evaluated import Evaluation, same_episodes
-from rareshot.evaluation import DRAWS, FEWEST_DRAWS, RUNS, Place, by_pair
+from rareshot.evaluation import DRAWS, RUNS, Place, averaged, by_pair
 from rareshot.experiments import TABLES, Row
 from rareshot.gathered import Record, gather
 from rareshot.reporting.lines import NOT_RUN, WAY, Part, parts_of
@@ -503,21 +503,14 @@ def again(lines: Lines) -> str:
     drawn = []
     for line in lines.again:
         areas = [np.array(line[which]["aucs"]) for which in ("ours", "again")]
-        cells = [spanned(over_draws(each)) for each in areas]
+        cells = [spanned(averaged(each.tolist(), line["protocol"])) for each in areas]
         apart = spanned(paired(areas[1], areas[0], kind="over episodes").interval).replace("-", "\N{MINUS SIGN}")
         row = ROWS[line["row"]]
-        used = line["again"]["versions"]
+        used = line["again"].get("trained", line["again"]["versions"])
         on = used.get("gpu", used.get("cpu", "not recorded"))
         drawn.append([row.label, row.backbone, str(line["shot"]), cells[0], on, cells[1], apart])
     header = ["method", "backbone", "k", "first training", "trained again on", "AUC", "difference, over episodes"]
     return markdown(header, drawn)
-
-
-def over_draws(areas: np.ndarray) -> Interval:
-    """As `evaluation.overall` has it: over draws, over episodes where the draws are few."""
-    if len(areas) < FEWEST_DRAWS * RUNS:
-        return interval(areas.tolist(), "over episodes")
-    return interval([float(draw.mean()) for draw in areas.reshape(-1, RUNS)], "over draws")
 
 
 def rounding(lines: Lines) -> str:

@@ -208,9 +208,13 @@ def overall(results: Sequence[RunResult], metric: str = "auc") -> Interval:
 
     Runs are drawn apart from each other, so that both are right; few draws only make Student's t wide.
     """
-    values = [result.metrics[metric] for result in results]
+    return averaged([result.metrics[metric] for result in results], results[0].protocol)
+
+
+def averaged(values: Sequence[float], protocol: str) -> Interval:
+    """`overall`, of one figure an episode."""
     draws = len(values) // RUNS
-    if results[0].protocol == "paper" and draws >= FEWEST_DRAWS:
+    if protocol == "paper" and draws >= FEWEST_DRAWS:
         means = [float(np.mean(values[draw * RUNS : (draw + 1) * RUNS])) for draw in range(draws)]
         return interval(means, kind=f"over {draws} draws of {RUNS} runs")
     return interval(values, kind="over episodes")
