@@ -125,6 +125,10 @@ class Person:
 
     def drop(self, name: str, files: list[Path]) -> str:
         """Upload files, and hand them to the page."""
+        return self.press(name, self.upload(files))
+
+    def upload(self, files: list[Path]) -> list[dict[str, Any]]:
+        """As the page hands them over then."""
         mark = secrets.token_hex(16)
         parts = [
             f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{file.name}"\r\n\r\n'.encode()
@@ -136,11 +140,10 @@ class Person:
             self.port, "/gradio_api/upload", "POST", body, Content_Type=f"multipart/form-data; boundary={mark}"
         )
         assert status == 200, told
-        kept = [
+        return [
             {"path": path, "orig_name": file.name, "meta": {"_type": "gradio.FileData"}}
             for path, file in zip(json.loads(told), files, strict=True)
         ]
-        return self.press(name, kept)
 
     def learn(self, learner: str, names: list[str]) -> str:
         return self.press("learn", learner, *names, *[""] * (20 - len(names)))

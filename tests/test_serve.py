@@ -119,6 +119,21 @@ def test_a_mistake_is_said_on_the_page_without_a_traceback(served: Served, run: 
 
 
 @needs_web
+def test_files_where_a_text_belongs_are_a_mistake_in_words(served: Served, tmp_path: Path) -> None:
+    swapped = (400, b"A field got what belongs into another: reload the page, and do it again.")
+    with Person(served.port) as person:
+        kept = person.upload([put(tmp_path / "a.png", 80, 0)])
+        assert person.call("learn", "", kept, *[""] * 19) == swapped
+        assert person.call("remove_1", kept, *[""] * 19) == swapped
+        assert person.call("support_1", "a text") == swapped
+        for name, *values in (["learn", ""], ["support_1"], ["judge", "more"]):
+            assert person.call(name, *values) == (400, b"This is no call of the page.")
+        assert "is not a learner of this page" in person.press("learn", *[None] * 21)
+        person.press("support_1", None)
+    assert "Traceback" not in served.errors.read_text()
+
+
+@needs_web
 def test_a_person_chooses_among_the_learners_of_the_page_only(served: Served, tmp_path: Path) -> None:
     with Person(served.port) as person:
         for at in (1, 2):
@@ -174,6 +189,8 @@ def test_a_call_that_is_none_of_the_page_s_is_refused_in_words(served: Served) -
         (b"hello", b"This is no call of the page."),
         (b"[" * 100_000, b"This is no call of the page."),
         (b'{"data": 1}', b"This is no call of the page."),
+        (b'{"data": [], "fn_index": 1000}', b"This is no call of the page."),
+        (b'{"data": [], "fn_index": [0]}', b"This is no call of the page."),
         (b'{"data": [{"__type__": "update"}]}', b"The page hands over texts and uploaded files; this is neither."),
         (b" " * (limits.MOST_BYTES_OF_A_CALL + 1), b"More than 4 MB in one call: drop fewer files."),
     ):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rareshot.web.calls import checked
+from rareshot.web.calls import Fields, checked
 from rareshot.web.limits import MOST_BYTES_OF_A_CALL, megabytes
 
 HOST = "127.0.0.1"
@@ -45,6 +45,8 @@ class Door:
     port: int
     uploads: Path
     """The folder that uploads lie in; resolved."""
+    fields: Fields
+    """What may be handed over, and where."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request, as ASGI asks."""
@@ -63,7 +65,7 @@ class Door:
             return
         if path == CALL:
             try:
-                receive = _first(checked(await _whole(receive), self.uploads), receive)
+                receive = _first(checked(await _whole(receive), self.uploads, self.fields), receive)
             except ValueError as error:
                 await _refuse(send, 400, str(error))
                 return

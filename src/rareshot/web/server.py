@@ -15,6 +15,7 @@ from typing import Any
 
 from rareshot.predict import Predictor
 from rareshot.web import limits
+from rareshot.web.calls import fields_of
 from rareshot.web.door import HOST, Door
 from rareshot.web.intake import base_name
 from rareshot.web.page import build, style, theme
@@ -166,9 +167,10 @@ def _app(sessions: Sessions, uploads: Path, port: int, learners: Sequence[str], 
     app.post("/gradio_api/upload")(upload)
     app.get("/gradio_api/upload_progress")(progress)
     app.get("/download/{token}/{file}")(download)
+    blocks = build(sessions, uploads, learners, name)
     mounted = gr.mount_gradio_app(
         app,
-        build(sessions, uploads, learners, name),
+        blocks,
         path="/",
         server_name=HOST,
         server_port=port,
@@ -182,7 +184,7 @@ def _app(sessions: Sessions, uploads: Path, port: int, learners: Sequence[str], 
         theme=theme(),
         css=style(),
     )
-    return Door(mounted, port, uploads)
+    return Door(mounted, port, uploads, fields_of(blocks))
 
 
 def _harmless(name: str) -> str:
