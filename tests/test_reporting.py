@@ -265,7 +265,9 @@ def test_trainings_on_other_images_are_no_seeds_of_one_method(tmp_path: Path) ->
 
 def test_what_was_drawn_by_image_alone_is_said_to_be(tmp_path: Path) -> None:
     write_evaluation(tmp_path, "daml", 1.0, by_image=True)
-    assert "evaluated by image only" in report(tmp_path).html
+    made = report(tmp_path)
+    assert "evaluated by image only" in made.html
+    assert "not run" not in made.markdown
 
 
 def test_names_of_control_characters_spoil_no_picture() -> None:
@@ -384,6 +386,14 @@ def test_ranks_that_cannot_be_drawn_say_why(tmp_path: Path) -> None:
     section = difference_sections(_part(tmp_path))[-1]
     assert section.text == "Not drawn: no training seed is common to MAML; DAML; ANIL."
     assert not section.figures
+
+
+def test_ranks_of_what_is_not_trained_need_no_seed_in_common(tmp_path: Path) -> None:
+    for rule in ("logistic", "centroid"):
+        write_evaluation(tmp_path / rule, "pretrained", 1.0, method={"classifier": rule}, episodes=600, summary=False)
+    write_evaluation(tmp_path / "daml", "daml", 1.0)
+    section = difference_sections(_part(tmp_path))[-1]
+    assert section.figures[0].caption.startswith("isic2018, scale laptop, paper protocol, k = 5. Bars")
 
 
 def test_ranks_take_the_protocol_by_which_more_was_run(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ def table_sections(part: Part) -> list[Section]:
     for table, papers in part.tables():
         rows = [(row, line) for row in table.rows for line in part.of(row.key) or (None,)]
         shown |= {row.key for row in table.rows}
-        sections.append(_glance(part, table, rows, papers))
+        if any(line.at(shot, each) for _, line in rows if line for shot in table.shots for each in ("paper", "full")):
+            sections.append(_glance(part, table, rows, papers))
         named = [(_name(row, line, table), line, row.paper if papers else {}) for row, line in rows if line]
         sections += _details(part, table.title.partition(":")[0], named, table.shots, _digits(table))
     rest = [(line.label, line) for line in part.lines if line.row not in shown]
