@@ -74,7 +74,7 @@ def dots(
         alt: what is shown; the means are added to it.
     """
     labels = [" –\n".join(wrapped(name) for name in pair) for pair in rows]
-    step = 0.16
+    step = 0.13
     drawn = [(number, name) for number, name in enumerate(series) if any(name in cells for cells in rows.values())]
     pitch = max(step * len(drawn) + 0.2, 0.16 * max(label.count("\n") + 1 for label in labels) + 0.1)
     figure = mpl.Figure(figsize=(WIDTH, 1.1 + pitch * len(rows)), layout="constrained")
@@ -90,7 +90,7 @@ def dots(
         colour = COLOURS[number % len(COLOURS)]
         axes.errorbar(
             means, places, xerr=halves, fmt=MARKERS[number % len(MARKERS)], color=colour, label=plain(name),
-            markersize=5.5, elinewidth=1.6,
+            markersize=5, elinewidth=1.6,
         )  # fmt: skip
         for mean, high, place in zip(means, means + halves[1], places, strict=True):
             axes.annotate(

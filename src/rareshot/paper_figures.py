@@ -98,8 +98,10 @@ def critical_difference(ranks: Mapping[str, float], distance: float, episodes: i
     order = sorted(ranks, key=ranks.__getitem__)
     values = np.array([ranks[name] for name in order])
     groups = _not_apart(values, distance)
-    places = np.arange(len(order))
-    figure = mpl.Figure(figsize=(WIDTH, 1.0 + 0.34 * len(order)), layout="constrained")
+    labels = [wrapped(name) for name in order]
+    heights = np.array([max(0.34, 0.17 * (label.count("\n") + 1)) for label in labels])
+    places = heights.cumsum() - heights / 2
+    figure = mpl.Figure(figsize=(WIDTH, 1.0 + heights.sum()), layout="constrained")
     axes = figure.subplots()
     axes.errorbar(
         values, places, xerr=distance / 2, fmt="o", color=COLOURS[0], markersize=3.5, elinewidth=1.8, capsize=3
@@ -111,11 +113,12 @@ def critical_difference(ranks: Mapping[str, float], distance: float, episodes: i
     right = max(len(order), float(values[-1]) + distance / 2) + 0.12 * len(order)
     for number, (first, last) in enumerate(groups):
         at = [right + 0.035 * number * len(order)] * 2
-        axes.plot(at, [first - 0.2, last + 0.2], color=COLOURS[1], linewidth=3.5, solid_capstyle="butt", clip_on=False)
-    axes.set_yticks(places, [wrapped(name) for name in order], color=INK)
+        ends = places[[first, last]] + [-0.07, 0.07]
+        axes.plot(at, ends, color=COLOURS[1], linewidth=3.5, solid_capstyle="butt", clip_on=False)
+    axes.set_yticks(places, labels, color=INK)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_ylim(len(order) - 0.5, -0.5)
+    axes.set_ylim(heights.sum(), 0)
     axes.set_xlim(
         min(1.0, float(values[0]) - distance / 2) - 0.02 * len(order), right + 0.035 * len(groups) * len(order)
     )

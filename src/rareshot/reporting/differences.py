@@ -145,15 +145,15 @@ def _ranks(part: Part) -> Section | None:
     ranks, distance = average_ranks(matrix)
     ranked = [line for line, _ in whole]
     left = [line.label for line in part.lines if line not in ranked and line.at(RANKED_AT, protocol)]
-    named = f", training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}" if seeds else ""
+    named = f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
     text = f"""
     In each of the {EPISODES} episodes the methods are ranked by AUC. Methods whose mean ranks lie further apart than Nemenyi's
     critical difference can be told apart at the 5 % level (Demšar 2006). That test takes the episodes for independent; they
     share their {part.group}s, so it finds differences more readily than other patients would. Only methods with all {EPISODES}
-    episodes, the same ones, are ranked{named}{"; of another training the ranks say nothing" if seeds else ""}.
+    episodes, the same ones, are ranked{f", by {named}; of another training the ranks say nothing" if seeds else ""}.
     {f"Not ranked: {'; '.join(left)}." if left else ""}
     """
-    words = f"{part.name}, {protocol} protocol, k = {RANKED_AT}{named}."
+    words = f"{part.name}, {protocol} protocol, k = {RANKED_AT}{f', {named}' if seeds else ''}."
     caption = f"{words} Bars on the right join methods that cannot be told apart."
     places = {line.label: float(rank) for line, rank in zip(ranked, ranks, strict=True)}
     drawn: Figure = critical_difference(places, distance, EPISODES, caption)
