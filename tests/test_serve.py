@@ -24,7 +24,7 @@ from rareshot.predict import adapt_to, answers
 from rareshot.predictions import write_answers
 from rareshot.web import limits, places
 from rareshot.web.places import private_folder
-from rareshot.web.server import Page, listen, require_web, sweep
+from rareshot.web.server import Page, _sweep, listen, require_web, sweep
 from rareshot.web.sessions import Sessions
 
 needs_web = pytest.mark.skipif(
@@ -257,6 +257,17 @@ def test_uploads_that_nobody_took_and_idle_sessions_go(tmp_path: Path) -> None:
         assert fresh.exists()
         assert not idle.folder.exists()
         assert busy.folder.exists()
+
+
+def test_a_folder_that_somebody_cleared_away_does_not_end_the_sweeping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rareshot.web.server.SWEEP_S", 0.001)
+    stop, swept = threading.Event(), []
+    with Sessions(tmp_path / "sessions").closing() as sessions:
+        monkeypatch.setattr(Sessions, "end_idle", lambda _: swept.append(1) if len(swept) < 3 else stop.set())
+        _sweep(Page(None, sessions, tmp_path), stop)  # there are no uploads
+    assert len(swept) == 3
 
 
 def test_what_a_killed_page_left_goes_when_the_next_one_starts(tmp_path: Path) -> None:

@@ -53,11 +53,13 @@ def opened(port: int, learners: Sequence[str], start: Predictor | None = None, n
         # Read by Gradio when it is imported and when a page is made.
         os.environ |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False"}
         page = Page(_app(sessions, folder / "uploads", port, learners, name), sessions, folder)
-        threading.Thread(target=_sweep, args=(page, stop), daemon=True).start()
+        sweeper = threading.Thread(target=_sweep, args=(page, stop), daemon=True)
+        sweeper.start()
         try:
             yield page
         finally:
             stop.set()
+            sweeper.join()
 
 
 def listen(port: int) -> socket.socket:
@@ -195,4 +197,5 @@ def _harmless(name: str) -> str:
 
 def _sweep(page: Page, stop: threading.Event) -> None:
     while not stop.wait(SWEEP_S):
-        sweep(page)
+        with suppress(OSError):  # a folder went away meanwhile: the next sweep looks again
+            sweep(page)
