@@ -18,7 +18,7 @@ from rareshot.data.collection import LabelledImages
 from rareshot.data.store import load
 from rareshot.data.synthetic import separable
 from rareshot.federated import Episodic, refuse_other_than_episodic
-from rareshot.federated.client import Introduction, Update, enough, introduce, learning_rates, train_round
+from rareshot.federated.client import Introduction, Update, enough, introduce, train_round
 from rareshot.federated.server import (
     TooFewClientsError,
     farthest,
@@ -32,6 +32,7 @@ from rareshot.locks import HeldElsewhereError, alone
 from rareshot.losses import DifficultyAware
 from rareshot.methods import METHODS
 from rareshot.methods.maml import MAML
+from rareshot.methods.meta_training import meta_rate
 from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
 from rareshot.model_card import model_card
@@ -221,7 +222,7 @@ def test_adam_never_goes_farther_than_we_say(steps: int) -> None:
 def test_no_honest_update_is_refused_for_going_too_far(common: LabelledImages, tmp_path: Path) -> None:
     state = DAML.untrained(common, seed=0).state()
     update = train_round(DAML, common, state, tmp_path, seed=0, first=0, until=5)
-    refuse_update(state, update.state, learning_rates(DAML, 0, 5))
+    refuse_update(state, update.state, [meta_rate(DAML, i) for i in range(5)])
 
 
 def _nan(state: dict[str, torch.Tensor], name: str) -> None:

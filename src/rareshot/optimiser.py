@@ -5,6 +5,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+BETAS = (0.9, 0.999)
+"""How much of the moments of the gradient and of its square is kept at each step."""
+
 
 def adam(parameters: Iterable[Tensor], *, lr: float, weight_decay: float = 0.0) -> torch.optim.Adam:
     """Adam; its weight decay is decoupled from the gradient (AdamW).
@@ -14,4 +17,4 @@ def adam(parameters: Iterable[Tensor], *, lr: float, weight_decay: float = 0.0) 
     """
     weights = list(parameters)
     fused = all(weight.device.type == "cpu" for weight in weights)
-    return torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, fused=fused)
+    return torch.optim.AdamW(weights, lr=lr, betas=BETAS, weight_decay=weight_decay, fused=fused)

@@ -190,11 +190,6 @@ def _resumed(
     return TrainingState(first, weights, {}, (), policy)
 
 
-def learning_rates(method: Episodic, first: int, until: int) -> list[float]:
-    """Adam's rate at each iteration of a round, Eq. (4)."""
-    return [method.meta_lr * (1 if i < method.warmup else method.decay) for i in range(first, until)]
-
-
 def client_seed(seed: int, number: int) -> int:
     """The seed of a client's tasks: the run's for the first, and another for each other, else all would draw alike."""
     return seed + 1000 * number

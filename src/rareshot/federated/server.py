@@ -14,15 +14,14 @@ import torch
 
 from rareshot.checkpoint import last_training_state, save_learner, save_training_state
 from rareshot.federated import refuse_other_than_episodic
-from rareshot.federated.client import Introduction, Update, learning_rates
+from rareshot.federated.client import Introduction, Update
 from rareshot.locks import alone
+from rareshot.methods.meta_training import meta_rate
+from rareshot.optimiser import BETAS
 from rareshot.run_record import Run, read_run, write_run
 from rareshot.runs import held_elsewhere, trim_log
 from rareshot.states import refuse_other_state
 from rareshot.types import Learner, State, TrainingState
-
-BETAS = (0.9, 0.999)
-"""Adam's, as in `rareshot.training`."""
 
 
 class Clients(Protocol):
@@ -99,7 +98,7 @@ def run_rounds(
                 numbers = {name: facts["number"] for name, facts in run.data["clients"].items()}
                 state = learner.state()
                 answers = clients.train(state, done, until, numbers)
-                good, refused = _sorted(answers, state, learning_rates(method, done, until))
+                good, refused = _sorted(answers, state, [meta_rate(method, i) for i in range(done, until)])
                 if len(good) < fewest:
                     told = "; ".join(f"{name}: {why}" for name, why in refused.items())
                     raise TooFewClientsError(
@@ -110,7 +109,7 @@ def run_rounds(
                 done = until
                 record = {
                     "iteration": done,
-                    "meta_lr": learning_rates(method, done - 1, done)[0],
+                    "meta_lr": meta_rate(method, done - 1),
                     "seconds": time.perf_counter() - begun,
                     "clients": {name: dict(update.record) for name, update in good.items()},
                     "refused": refused,

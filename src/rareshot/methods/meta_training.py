@@ -50,6 +50,11 @@ def refuse_senseless(method: "MAML | RelationNet | ProtoNet", also: tuple[str, .
         raise ValueError(f"held_out={method.held_out} must be at least 0 and below 1")
 
 
+def meta_rate(method: "MAML | RelationNet | ProtoNet", iteration: int) -> float:
+    """Adam's rate in the outer loop, Eq. (4): from the end of the warm-up on a part of what it was."""
+    return method.meta_lr * (1 if iteration < method.warmup else method.decay)
+
+
 def meta_train(
     method: "MAML | RelationNet | ProtoNet",
     learner: L,
@@ -82,7 +87,7 @@ def meta_train(
         iterations=method.iterations,
         tasks=method.tasks,
         meta_loss=lambda iteration: Mean() if iteration < method.warmup else meta_loss,
-        meta_lr=lambda iteration: method.meta_lr * (1 if iteration < method.warmup else method.decay),
+        meta_lr=lambda iteration: meta_rate(method, iteration),
         clip=method.clip,
     )
     net = learner.net
