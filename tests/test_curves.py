@@ -58,7 +58,7 @@ def test_a_k_that_is_there_is_not_computed_again(learner: SupervisedLearner, tmp
 def test_a_damaged_file_is_named(learner: SupervisedLearner, tmp_path: Path) -> None:
     file = tmp_path / "fig3.jsonl"
     file.write_text("{\n")
-    with pytest.raises(ValueError, match=r"fig3.jsonl is damaged \(.*\); move it away"):
+    with pytest.raises(ValueError, match=r"fig3.jsonl, line 1, is damaged \(.*\); move it away"):
         written(file, learner)
 
 
@@ -70,3 +70,16 @@ def test_curves_of_another_learner_are_refused_and_kept(learner: SupervisedLearn
     with pytest.raises(ValueError, match="has the curves of another learner, scale or data set; move it away"):
         written(file, other)
     assert file.read_bytes() == before
+
+
+def test_a_line_that_says_nothing_of_its_learner_is_refused_and_kept(
+    learner: SupervisedLearner, tmp_path: Path
+) -> None:
+    file = tmp_path / "fig3.jsonl"
+    written(file, learner)
+    first, *rest = file.read_text().splitlines()
+    foreign = "\n".join([json.dumps({**json.loads(first), "learner": ""}), *rest]) + "\n"
+    file.write_text(foreign)
+    with pytest.raises(ValueError, match="has the curves of another learner"):
+        written(file, learner)
+    assert file.read_text() == foreign

@@ -54,7 +54,7 @@ def curves(
     """
     about = {"row": row, "scale": scale, "data": data, "learner": state_hash(learner.state())}
     lines = read_curves(file)
-    if any(line[name] != value for line in lines for name, value in about.items()):
+    if any(line.get(name) != value for line in lines for name, value in about.items()):
         raise ValueError(
             f"{file} has the curves of another learner, scale or data set; move it away, or choose another --out"
         )
@@ -121,10 +121,4 @@ def read_curves(file: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: if it is damaged.
     """
-    if not file.exists():
-        return []
-    try:
-        lines = [dict(line) for line in read_fine_tuning(file)]
-        return [line for line in lines if all(line[name] for name in ("row", "scale", "data", "learner", "shot"))]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is damaged ({error!r}); move it away") from error
+    return [dict(line) for line in read_fine_tuning(file)] if file.exists() else []
