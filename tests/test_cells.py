@@ -216,6 +216,11 @@ def test_a_run_with_other_settings_is_refused(whole: Setting, tmp_path: Path) ->
     (folder / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json is damaged"):
         survey(setting, cells_of(TINY, rows=["maml"], shots=[2]), ["paper"])
+    told = json.loads(kept.read_bytes())
+    del told["versions"]
+    (folder / "run.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"run\.json: versions unknown or missing"):
+        fill(setting, cells_of(TINY, rows=["maml"], shots=[2]), ["paper"])
 
 
 def test_results_of_something_else_are_refused_before_any_work(whole: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

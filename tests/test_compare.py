@@ -54,7 +54,10 @@ def test_compare_refuses_other_episodes(tmp_path: Path, capsys: pytest.CaptureFi
         (lambda lines: lines[:1], "nothing to compare"),
         (lambda lines: lines[:2], "needs 2 episodes of both; there is 1"),
         (lambda lines: ["{}", *lines[1:]], "its first line does not say of what it is"),
-        (lambda lines: [lines[0], lines[1].replace('"auc": ', '"auc": 7'), *lines[2:]], "line 2, is not an episode"),
+        (
+            lambda lines: [lines[0], lines[1].replace('"auc": ', '"auc": 7'), *lines[2:]],
+            "line 2, has figures that are none",
+        ),
         (lambda lines: [lines[0], "[" * 100_000, *lines[2:]], "line 2, is damaged"),
     ],
 )

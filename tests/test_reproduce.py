@@ -79,7 +79,7 @@ def test_a_line_that_is_none_is_refused_by_name(
     capsys.readouterr()
     assert cli(*asked) == 2
     told = capsys.readouterr().err
-    assert f"{file}, line 2, is not an episode" in told
+    assert f"{file}, line 2, has figures that are none" in told
     assert "move the file away" in told
 
 

@@ -156,7 +156,7 @@ def test_damaged_lines_are_named_and_kept(
     if behind:
         damage = json.dumps(header(learner)).encode() + b"\n" + damage
     file.write_bytes(damage)
-    with pytest.raises(ValueError, match=rf"{NAME}\.jsonl is damaged"):
+    with pytest.raises(ValueError, match=rf"{NAME}\.jsonl.* is damaged"):
         judged(tmp_path, learner, plans)
     assert file.read_bytes() == damage
 
@@ -183,17 +183,28 @@ def test_a_line_without_its_figures_is_named_and_kept(
     damaged = "\n".join([*lines[:2], json.dumps(json.loads(lines[2]) | change)]) + "\n"
     file.write_text(damaged)
     for asked in (plans, plans[:1]):
-        with pytest.raises(ValueError, match=rf"{NAME}\.jsonl, line 3, has figures that are none; move the file away"):
+        with pytest.raises(ValueError, match=rf"{NAME}\.jsonl, line 3, (is damaged|has figures that are none).*; move"):
             judged(tmp_path, learner, asked)
     assert file.read_text() == damaged
 
 
 def test_a_blank_line_costs_no_answer(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:
     judged(tmp_path, learner, plans[:2])
-    file = tmp_path / f"{NAME}.queries.jsonl"
-    file.write_text("\n" + file.read_text())
+    for name in (f"{NAME}.queries.jsonl", f"{NAME}.jsonl"):
+        file = tmp_path / name
+        first, *rest = file.read_text().splitlines(keepends=True)
+        file.write_text("".join([first, "\n", *rest]))
     results, _ = judged(tmp_path, learner, plans)
     assert len(results) == len(plans) == len(read_queries(tmp_path / f"{NAME}.jsonl"))
+
+
+def test_a_summary_says_what_it_was_asked_to_say(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:
+    asked = Asked(NAME, header(learner), plans[:2], {"first_episodes": 2})
+    for _ in range(2):
+        [(_, summary)] = judge(tmp_path, [asked], learner, lambda *_: None)
+        assert summary == json.loads((tmp_path / f"{NAME}.summary.json").read_text())
+        assert summary["first_episodes"] == 2
+        (tmp_path / f"{NAME}.queries.jsonl").unlink(missing_ok=True)
 
 
 def test_progress_is_of_the_episodes_that_are_asked_for(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rareshot.atomic import write_atomically
 from rareshot.backbones.efficientnet import NoWeightsError
 from rareshot.checkpoint import last_training_state, load_state, warmup_state
 from rareshot.evaluated import Evaluation, SummaryError, read_evaluation
@@ -222,7 +221,7 @@ def _taken(setting: Setting, name: str, run: Run) -> Iterator[tuple[Run, Trainin
             if not stack.enter_context(alone(folder, wait=False)):
                 raise held_elsewhere(folder)
             if (folder / "run.json").exists():
-                run = replace(run, versions=json.loads((folder / "run.json").read_bytes())["versions"])
+                run = replace(run, versions=read_run(folder).versions)
             write_run(folder, run)
             resume = last_training_state(folder)
         if resume is None and branch is not None:
@@ -249,21 +248,16 @@ def _evaluate(setting: Setting, cell: Cell, protocols: Sequence[Protocol], learn
             setting.evaluation_name(protocol, cell.shot),
             setting.header(cell, protocol, learner),
             setting.plans(cell, protocol),
+            {} if (count := setting.count(cell.row, protocol)) is None else {"first_episodes": count},
         )
         for protocol in protocols
     ]
-    folder = setting.cell_folder(cell)
     total = sum(len(asked.plans) for asked in evaluations)
 
     def observe(done: int, auc: float) -> None:
         tell(_part(cell, protocols), done, total, {"auc": auc})
 
-    judged = judge(folder, evaluations, learner, observe)
-    for protocol, asked, (_, summary) in zip(protocols, evaluations, judged, strict=True):
-        count = setting.count(cell.row, protocol)
-        if count is not None:
-            summary["first_episodes"] = count
-            write_atomically(folder / f"{asked.name}.summary.json", json.dumps(summary, indent=1).encode())
+    judge(setting.cell_folder(cell), evaluations, learner, observe)
 
 
 def _is_done(setting: Setting, cell: Cell, protocol: Protocol) -> bool:

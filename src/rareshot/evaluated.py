@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rareshot.evaluation import METRICS, PROTOCOLS, Place, RunResult, by_pair, overall, query_scores, result_of
+from rareshot.evaluation import PROTOCOLS, Place, RunResult, by_pair, overall, query_scores
 from rareshot.lesion_bootstrap import QueryScores
 from rareshot.methods.pretrained import Pretrained
 from rareshot.raw_lines import check, finite, read_json, whole_lines
-from rareshot.results import evaluations, read_queries
+from rareshot.results import evaluations, read_queries, read_result
 from rareshot.statistics import Interval
 
 Array = npt.NDArray[Any]
@@ -215,24 +215,9 @@ def read_evaluation(file: Path) -> Evaluation | None:
 
 
 def _result(file: Path, number: int, line: str, header: Mapping[str, Any]) -> RunResult:
-    values = read_json(file, number, line)
-    try:
-        result = result_of(values)
-        sound = (
-            result.protocol == header["protocol"]
-            and type(result.episode) is int
-            and (result.episode == number - 2 or header["protocol"] == "site")
-            and isinstance(result.site, str)
-            and len(result.classes) == header["way"]
-            and all(isinstance(name, str) for name in result.classes)
-            and all(finite(result.metrics[metric]) for metric in METRICS)
-            and 0 <= result.metrics["auc"] <= 1
-        )
-    except (TypeError, KeyError) as error:
-        raise ValueError(
-            f"{file}, line {number}, is damaged ({error}); move the file away and evaluate again"
-        ) from error
-    if not sound:
+    result = read_result(file, number, line)
+    follows = result.episode == number - 2 or header["protocol"] == "site"
+    if result.protocol != header["protocol"] or len(result.classes) != header["way"] or not follows:
         raise ValueError(
             f"{file}, line {number}, is not an episode of what the first line says; move the file away and evaluate again"
         )

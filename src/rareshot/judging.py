@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from rareshot.atomic import write_atomically
-from rareshot.evaluation import METRICS, Plan, Protocol, Query, RunResult, evaluate_together, line_of, result_of
+from rareshot.evaluation import Plan, Protocol, Query, RunResult, evaluate_together, line_of
 from rareshot.locks import HeldElsewhereError, hold
-from rareshot.raw_lines import finite
-from rareshot.results import read_queries, summary_of
+from rareshot.raw_lines import read_json, text_of, whole_lines
+from rareshot.results import read_queries, read_result, summary_of
 from rareshot.run_record import versions
 from rareshot.types import Learner
 
@@ -33,6 +33,8 @@ class Asked(NamedTuple):
     header: Mapping[str, Any]
     """See `results.header_of`."""
     plans: Sequence[Plan]
+    told: Mapping[str, Any] = {}
+    """What its summary says besides."""
 
 
 def judge(folder: Path, evaluations: Sequence[Asked], learner: Learner, observe: ObserveEpisode) -> list[Judged]:
@@ -93,10 +95,12 @@ class _Lines:
 
     def summed_up(self) -> Judged:
         count = len(self.asked.plans)
-        if self.out_queries is None:
-            return self.results[:count], _kept_summary(self.file, self.results, count)
         results, queries = self.results[:count], self.queries[:count]
-        summary = summary_of(self.asked.header, results, queries)
+        if self.out_queries is None:
+            summary = _kept_summary(self.file, self.results, count)
+        else:
+            summary = summary_of(self.asked.header, results, queries)
+        summary |= self.asked.told
         write_atomically(self.file.with_suffix(".summary.json"), json.dumps(summary, indent=1).encode())
         return results, summary
 
@@ -138,24 +142,19 @@ def _missing(files: Mapping[Protocol, _Lines]) -> list[dict[Protocol, Plan]]:
 def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list[RunResult]:
     """What an earlier call with the same header left."""
     try:
-        written = _whole_lines(lines)
+        written = whole_lines(lines)
         if not written:
             return []
-        before = json.loads(written[0])
+        before = read_json(lines, 1, written[0])
         differing = list(_differing(before, json.loads(json.dumps(header))))
         if differing:
             raise ValueError(
                 f"{lines} holds results of something else: its {', '.join(differing)} is not what is asked for now; move it "
                 f"away, or choose another --out"
             )
-        results = [result_of(json.loads(line)) for line in written[1:]]
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, KeyError, RecursionError) as error:
+    except AttributeError as error:
         raise ValueError(f"{lines} is damaged ({error}); move it away and evaluate again") from error
-    for number, result in enumerate(results, 2):
-        if not _is_sound(result):
-            raise ValueError(
-                f"{lines}, line {number}, has figures that are none; move the file away and evaluate again"
-            )
+    results = [read_result(lines, number, line) for number, line in enumerate(written[1:], 2)]
     for number, (result, plan) in enumerate(zip(results, plans, strict=False), 2):
         if (result.episode, result.site) != (plan.episode, plan.site):
             raise ValueError(
@@ -163,14 +162,6 @@ def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list
                 "evaluate again"
             )
     return results
-
-
-def _is_sound(result: RunResult) -> bool:
-    """Are its figures those that a summary is drawn from? A line may have been written by anybody."""
-    figures = result.metrics
-    whole = isinstance(figures, dict) and all(finite(figures.get(metric)) for metric in METRICS)
-    named = all(isinstance(name, str) for name in result.classes)
-    return whole and 0 <= figures["auc"] <= 1 and finite(result.seconds) and named
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -195,7 +186,7 @@ def _kept_summary(lines: Path, results: Sequence[RunResult], count: int) -> dict
     """The summary of raw lines whose answers were not kept: it cannot be drawn again, nor lines added."""
     file = lines.with_suffix(".summary.json")
     with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
-        summary: dict[str, Any] = json.loads(file.read_bytes())
+        summary: dict[str, Any] = read_json(file, 1, text_of(file))
         if sum(pair["auc"]["n"] for pair in summary["pairs"]) == count <= len(results):
             return summary
     raise ValueError(
@@ -204,18 +195,13 @@ def _kept_summary(lines: Path, results: Sequence[RunResult], count: int) -> dict
     )
 
 
-def _whole_lines(file: Path) -> list[str]:
-    """Without one that was being written when its process was killed."""
-    return [line.decode() for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-
-
 def _cut(out: TextIO, file: Path, count: int) -> None:
     """Shorten a file that is open to append to so many whole lines, blank ones not counted, as `whole_lines` reads them."""
     end = 0
-    for line in _whole_lines(file):
+    for line in file.read_bytes().splitlines(keepends=True):
         if not count:
             break
         count -= bool(line.strip())
-        end += len(line.encode())
+        end += len(line)
     out.truncate(end)
     out.seek(0, os.SEEK_END)

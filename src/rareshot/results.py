@@ -24,9 +24,10 @@ from rareshot.evaluation import (
     overall,
     place_of,
     query_scores,
+    result_of,
 )
 from rareshot.lesion_bootstrap import TooFewLesionsError, bootstrap_apart_over_groups, bootstrap_over_groups
-from rareshot.raw_lines import finite, whole_lines
+from rareshot.raw_lines import finite, read_json, whole_lines
 from rareshot.run_record import Run, versions
 from rareshot.types import Learner
 
@@ -116,6 +117,31 @@ def evaluations(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give a run's folder with results of `rareshot evaluate`")
     return {file.stem: file for file in folder.glob("*-*way-*shot*.jsonl") if not file.name.endswith(".queries.jsonl")}
+
+
+def read_result(file: Path, number: int, text: str) -> RunResult:
+    """One line of raw lines behind the first, whoever changed it since.
+
+    Raises:
+        ValueError: naming file and line, if it is no episode, or a figure of it is none.
+    """
+    try:
+        result = result_of(read_json(file, number, text))
+        sound = (
+            type(result.episode) is int
+            and isinstance(result.site, str)
+            and all(isinstance(name, str) for name in result.classes)
+            and all(finite(result.metrics[metric]) for metric in METRICS)
+            and 0 <= result.metrics["auc"] <= 1
+            and finite(result.seconds)
+        )
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"{file}, line {number}, is damaged ({error}); move the file away and evaluate again"
+        ) from error
+    if not sound:
+        raise ValueError(f"{file}, line {number}, has figures that are none; move the file away and evaluate again")
+    return result
 
 
 def read_queries(file: Path) -> list[Query]:

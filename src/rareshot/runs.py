@@ -41,6 +41,7 @@ def fit_run(
     with alone(folder, wait=False) as held:
         if not held:
             raise held_elsewhere(folder)
+        write_run(folder, run)
         return fit_held(folder, run, common, resume=resume, observe=observe, asked=asked)
 
 
@@ -60,8 +61,7 @@ def fit_held(
     observe: Observe,
     asked: Callable[[], bool],
 ) -> Learner:
-    """As `fit_run`, by whoever holds the folder (`rareshot.locks.alone`) already."""
-    write_run(folder, run)
+    """As `fit_run`, by whoever holds the folder (`rareshot.locks.alone`) already and has written its run.json."""
     log_file = folder / "log.jsonl"
     trim_log(log_file, resume.iteration if resume else 0)
     warmup = run.method.warmup if isinstance(run.method, MAML) else None
