@@ -73,10 +73,9 @@ def write_evaluation(
     )
     card = SimpleNamespace(name=data)
     rare: Any = SimpleNamespace(card=card, classes=classes, fingerprint=lambda: fingerprint)
-    learner: Any = SimpleNamespace(inductive=inductive)
     fresh = row in ROWS and ROWS[row].untrained
     header = header_of(
-        run, learner, rare, protocol=protocol, way=2, shot=shot, seed=0, untrained=fresh, by_image=by_image
+        run, rare, inductive=inductive, protocol=protocol, way=2, shot=shot, seed=0, untrained=fresh, by_image=by_image
     )
     if not plain:
         header["run"].pop("versions")

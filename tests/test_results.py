@@ -31,7 +31,7 @@ def plans() -> list[Plan]:
 
 def header(learner: Learner, *, seed: int = 0) -> dict[str, Any]:
     run = Run(SMALL, "maml", seed, 16, "own", {"name": "made"}, {})
-    return header_of(run, learner, lesions().rare(), protocol="paper", way=2, shot=2, seed=0)
+    return header_of(run, lesions().rare(), inductive=learner.inductive, protocol="paper", way=2, shot=2, seed=0)
 
 
 def judged(

@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = replace(RUN, data={"name": "made", "common": list(images.common().classes), "fingerprint": "0f"})
     write_run(folder, run)
     save_learner(folder, learner)
-    header = header_of(run, learner, images.rare(), protocol="paper", way=2, shot=2, seed=0)
+    header = header_of(run, images.rare(), inductive=learner.inductive, protocol="paper", way=2, shot=2, seed=0)
     asked = Asked(name_of("paper", 2, 2), header, plan(images.rare(), "paper", shot=2, count=3))
     judge(folder, [asked], learner, lambda *_: None)
     (folder / "log.jsonl").write_text("{}\n")

@@ -25,6 +25,7 @@ from rareshot.checkpoint import load_state, refuse_larger, save_state, state_has
 from rareshot.equal_parts import adapt_evenly
 from rareshot.run_record import Run, run_of, versions
 from rareshot.support_set import SupportSet
+from rareshot.trust.left_out import refuse_transductive
 from rareshot.trust_file import Trust, trust_of
 from rareshot.types import Classifier, Learner, State
 
@@ -92,7 +93,7 @@ class Bundle:
         """
         refuse_larger(self.run.method, self.run.size, self.state)
         learner = self.run.method.blank(self.run.size).with_state(self.state)
-        refuse_transductive(self.learner, learner)
+        refuse_transductive(learner, self.learner)
         return learner
 
 
@@ -137,19 +138,6 @@ def load_bundle(file: Path) -> Bundle:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{file} is not a sound classifier: {reason}; adapt again") from error
-
-
-def refuse_transductive(name: str, learner: Learner) -> None:
-    """Refuse a learner whose answer on one patient depends on the others'.
-
-    Raises:
-        ValueError: if it is not inductive.
-    """
-    if not learner.inductive:
-        raise ValueError(
-            f"{name} is transductive: its answer on an image depends on the images that are sent with it, so it cannot judge "
-            f"one patient; fit a learner with --norm support"
-        )
 
 
 def _bundle_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle:

@@ -246,7 +246,7 @@ def _evaluate(setting: Setting, cell: Cell, protocols: Sequence[Protocol], learn
     evaluations = [
         Asked(
             setting.evaluation_name(protocol, cell.shot),
-            setting.header(cell, protocol, learner),
+            setting.header(cell, protocol, learner.inductive),
             setting.plans(cell, protocol),
             {} if (count := setting.count(cell.row, protocol)) is None else {"first_episodes": count},
         )

@@ -3,6 +3,7 @@
 RUN/run.json                     method, seed, data, versions, commit (`run_record`)
 RUN/log.jsonl                    one line an iteration
 RUN/checkpoint-<iteration>.safetensors   the last two, each whole or not there
+RUN/warmup.safetensors           the state at the end of the warm-up, for runs that share it
 RUN/learner.safetensors          when training is done
 RUN/trust.safetensors            after `rareshot calibrate`
 """

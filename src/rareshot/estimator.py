@@ -12,13 +12,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
 from torch import Tensor
 
-from rareshot.bundle import refuse_transductive
 from rareshot.checkpoint import state_hash
 from rareshot.data.decode import square
 from rareshot.equal_parts import adapt_evenly
 from rareshot.predict import calibration_of, load, one_by_one
 from rareshot.support_set import as_float, refuse_too_many
 from rareshot.trust import with_temperature
+from rareshot.trust.left_out import refuse_transductive
 from rareshot.types import Classifier, Learner, Support
 
 Array = npt.NDArray[Any]
@@ -69,7 +69,7 @@ class RareShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(classes) < 2:
             raise ValueError(f"y has 1 class ({classes[0]}); a classifier needs at least 2")
         images, learner = _bytes(X), _found(self.learner)
-        refuse_transductive(type(learner).__name__, learner)
+        refuse_transductive(learner, type(learner).__name__)
         refuse_too_many(len(images), learner.size)
         support = (_resized(images, learner.size), labels)
         classifier = _adapted(learner, support, self.seed)

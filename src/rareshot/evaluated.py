@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from rareshot.evaluation import PROTOCOLS, Place, RunResult, by_pair, overall, query_scores
 from rareshot.lesion_bootstrap import QueryScores
-from rareshot.methods.pretrained import Pretrained
 from rareshot.raw_lines import check, finite, read_json, whole_lines
 from rareshot.results import evaluations, read_queries, read_result
 from rareshot.statistics import Interval
@@ -128,7 +127,7 @@ class Evaluation:
     @property
     def of_every_seed(self) -> bool:
         """Nothing is trained, so that another training seed would give the same."""
-        return self.method.get("kind") == Pretrained.__name__
+        return "iterations" not in self.method
 
     @property
     def untrained(self) -> bool:

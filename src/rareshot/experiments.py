@@ -62,8 +62,8 @@ class Row:
         return replace(self.method, **{"shot": shot})
 
     @property
-    def pretrained(self) -> bool:
-        """Are the weights another's, so that no seed changes an answer?"""
+    def trains_nothing(self) -> bool:
+        """Would another training seed give the same answers?"""
         return not self.method.iterations
 
 
@@ -288,7 +288,7 @@ def cells_of(table: Table, *, seeds: int = 1, rows: Iterable[str] = (), shots: I
         Cell(row, shot, seed)
         for row in chosen
         for shot in table.shots
-        for seed in range(1 if row.pretrained else seeds)
+        for seed in range(1 if row.trains_nothing else seeds)
         if not shots or shot in shots
     ]
     largest = max(shots or table.shots)

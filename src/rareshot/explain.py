@@ -28,7 +28,7 @@ FURTHEST = 100.0
 
 @runtime_checkable
 class Embeds(Protocol):
-    """A classifier that shows what it sees in an image: all that come with rareshot do."""
+    """A classifier that shows what it sees in an image: all that learners come with do."""
 
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
         """What it decides by, each image by itself."""

@@ -29,7 +29,7 @@ from rareshot.drawing import (
     reference,
     styled,
 )
-from rareshot.evaluation import Query
+from rareshot.evaluation import Place, Query
 from rareshot.metrics import auc, roc
 from rareshot.report import Figure
 from rareshot.statistics import Interval
@@ -38,7 +38,7 @@ from rareshot.types import Episode
 Array = npt.NDArray[Any]
 Record = Mapping[str, Any]
 """A line of the training log."""
-Cells = Mapping[tuple[str, tuple[str, ...]], Interval]
+Cells = Mapping[Place, Interval]
 """What `evaluation.by_pair` gives: (site, classes) → mean with interval."""
 
 RIGHT, WRONG = COLOURS[0], COLOURS[1]

@@ -56,7 +56,6 @@ def bootstrap_over_groups(
     resamples: int = 500,
     seed: int = 0,
     level: float = 0.95,
-    kind: str = "over lesions",
 ) -> Interval:
     """Mean AUC over episodes with a percentile interval over lesions; `n` is their number.
 
@@ -71,7 +70,7 @@ def bootstrap_over_groups(
     """
     names = _names(episodes)
     replicates, mean = _replicates(episodes, names, resamples, seed)
-    return _percentiles(replicates, mean, len(names), kind, level)
+    return _percentiles(replicates, mean, len(names), level)
 
 
 def bootstrap_pairs_over_groups(
@@ -81,7 +80,6 @@ def bootstrap_pairs_over_groups(
     resamples: int = 500,
     seed: int = 0,
     level: float = 0.95,
-    kind: str = "over lesions",
 ) -> Interval:
     """Difference of two mean AUCs, first minus second, with a percentile interval over lesions, the same for both.
 
@@ -95,7 +93,7 @@ def bootstrap_pairs_over_groups(
             raise ValueError(
                 f"episode {number}: labels or groups differ; evaluate both methods on the same episodes, in one order"
             )
-    return bootstrap_apart_over_groups(a, b, resamples=resamples, seed=seed, level=level, kind=kind)
+    return bootstrap_apart_over_groups(a, b, resamples=resamples, seed=seed, level=level)
 
 
 def bootstrap_apart_over_groups(
@@ -105,7 +103,6 @@ def bootstrap_apart_over_groups(
     resamples: int = 500,
     seed: int = 0,
     level: float = 0.95,
-    kind: str = "over lesions",
 ) -> Interval:
     """Difference of the mean AUCs of two sets of episodes, first minus second, with a percentile interval over lesions.
 
@@ -118,7 +115,7 @@ def bootstrap_apart_over_groups(
     names = _names([*a, *b])
     replicates_a, mean_a = _replicates(a, names, resamples, seed)
     replicates_b, mean_b = _replicates(b, names, resamples, seed)
-    return _percentiles(replicates_a - replicates_b, mean_a - mean_b, len(names), kind, level)
+    return _percentiles(replicates_a - replicates_b, mean_a - mean_b, len(names), level)
 
 
 def weighted_aucs(scores: Array, labels: Array, weights: Array) -> Array:
@@ -178,7 +175,7 @@ def _replicates(episodes: Sequence[QueryScores], names: Array, resamples: int, s
     return means[:-1], float(means[-1])
 
 
-def _percentiles(replicates: Array, mean: float, n: int, kind: str, level: float) -> Interval:
+def _percentiles(replicates: Array, mean: float, n: int, level: float) -> Interval:
     check_level(level)
     low, high = np.nanquantile(replicates, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), n, kind, level)
+    return Interval(mean, float(low), float(high), n, "over lesions", level)

@@ -25,8 +25,8 @@ def round_alike() -> bool:
 
 
 @cache
-def keep_memory() -> bool:
-    """Tell glibc to keep freed blocks instead of giving them back to the system at every step; False where it cannot.
+def keep_memory() -> None:
+    """Tell glibc, where it is there, to keep freed blocks instead of giving them back to the system at every step.
 
     Every step of meta-training asks for the same large blocks again, and a page that was given back must be cleared
     anew.
@@ -34,12 +34,10 @@ def keep_memory() -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # another C library, or another system
-        return False
+        return
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # numbers of <malloc.h>
-    return all(
-        mallopt(ctypes.c_int(option), ctypes.c_int(value)) == 1
-        for option, value in ((mmap_threshold, 2**31 - 1), (trim_threshold, -1), (top_pad, 64 * 2**20))
-    )
+    for option, value in ((mmap_threshold, 2**31 - 1), (trim_threshold, -1), (top_pad, 64 * 2**20)):
+        mallopt(ctypes.c_int(option), ctypes.c_int(value))
 
 
 def settle(threads: int | None) -> None:

@@ -43,12 +43,11 @@ def model_card(folder: Path) -> str:
     run, learner = read_run(folder), load_learner(folder)
     trust = load_trust(folder, learner) if learner.inductive else None
     data = CARDS.get(str(run.data.get("name")))
-    licence = data.licence if data else ""
     words = {name: data.classes.get(name, "") for name in run.data.get("common", ())} if data else {}
     seen = ", ".join(f"{name} ({words[name]})" if words.get(name) else str(name) for name in run.data.get("common", ()))
     trained = f"{data.title if data else run.data.get('name', 'not recorded')}: {seen or 'no disease of this set'}"
     if isinstance(run.method, Pretrained):
-        trained, licence, data = "ImageNet, by others; none of the images of any disease set", "", None
+        trained, data = "ImageNet, by others; none of the images of any disease set", None
     else:
         trained = taught_by(run.method, trained)
     clients = run.data.get("clients")
@@ -67,7 +66,7 @@ def model_card(folder: Path) -> str:
         "made with": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
     }
     blocks = [
-        _front_matter(run, licence),
+        _front_matter(run),
         MADE,
         f"# {as_markdown(facts['method'])}, a few-shot learner of rareshot",
         "Adapt it to a few images of two or more diseases that it has not seen. **For research use. Not a medical device.**",
@@ -78,16 +77,16 @@ def model_card(folder: Path) -> str:
         f"## Calibrated\n\n{_calibrated(trust)}",
         f"## Limits\n\n{_limits(run, learner)}",
         f"## Contamination\n\n{_contamination(run)}",
-        f"## Licence\n\n{_licence(run, licence, data.citation if data else '')}",
+        f"## Licence\n\n{_licence(run, data.citation if data else '')}",
         f"## Settings\n\n{markdown_rows(('setting', 'value'), _settings(run))}",
     ]
     return "\n\n".join(blocks) + "\n"
 
 
-def _front_matter(run: Run, licence: str) -> str:
+def _front_matter(run: Run) -> str:
     # JSON texts are YAML texts, so that no name can end the front matter or add to it.
     values = {
-        "license": LICENCES.get(licence, "other"),
+        "license": LICENCES.get(run.licence, "other"),
         "library_name": "rareshot",
         "pipeline_tag": "image-classification",
         "tags": ["few-shot-learning", "meta-learning", "medical", "rare-diseases", run.name],
@@ -165,19 +164,19 @@ def _contamination(run: Run) -> str:
     return f"{text}Figures on those images, or on sets that hold them, with these classes ({common}), say nothing."
 
 
-def _licence(run: Run, licence: str, citation: str) -> str:
+def _licence(run: Run, citation: str) -> str:
     if isinstance(run.method, Pretrained):
         return (
             "Its weights are those of the package that the extra `pretrained` installs, under that package's licence; they were "
             "made from ImageNet's images, whose terms are ImageNet's."
         )
     theirs = " ImageNet has a part in it too, whose terms are ImageNet's." if taught_by(run.method, "") else ""
-    if not licence:
+    if not run.licence:
         return (
             "That of the images it was trained on, which is not known here: ask who holds them before you pass it on."
             f"{theirs}"
         )
-    return f"That of the images it was trained on: {as_markdown(licence)}. Cite {as_markdown(citation)}.{theirs}"
+    return f"That of the images it was trained on: {as_markdown(run.licence)}. Cite {as_markdown(citation)}.{theirs}"
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:

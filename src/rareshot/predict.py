@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from rareshot.bundle import Bundle, load_bundle, refuse_transductive
+from rareshot.bundle import Bundle, load_bundle
 from rareshot.checkpoint import load_learner
 from rareshot.data.decode import decode
 from rareshot.data.files import BadFileError, Observe, ignore
@@ -36,6 +36,7 @@ from rareshot.trust import (
     with_prevalence,
     with_temperature,
 )
+from rareshot.trust.left_out import refuse_transductive
 from rareshot.trust_file import Trust, load_trust, refuse_misfit
 from rareshot.types import Classifier, Learner
 
@@ -72,7 +73,7 @@ def find_learner(name: str | Path) -> tuple[Run, Learner]:
             f"no learner {str(name)!r}: give a run's folder (rareshot fit makes one) or one of {', '.join(WORDS)}"
         )
     run, learner = read_run(folder), load_learner(folder)
-    refuse_transductive(str(name), learner)
+    refuse_transductive(learner, str(name))
     return run, learner
 
 

@@ -29,7 +29,6 @@ from rareshot.evaluation import (
 from rareshot.lesion_bootstrap import TooFewLesionsError, bootstrap_apart_over_groups, bootstrap_over_groups
 from rareshot.raw_lines import finite, read_json, whole_lines
 from rareshot.run_record import Run, versions
-from rareshot.types import Learner
 
 
 def name_of(protocol: str, way: int, shot: int, *, untrained: bool = False, by_image: bool = False) -> str:
@@ -39,9 +38,9 @@ def name_of(protocol: str, way: int, shot: int, *, untrained: bool = False, by_i
 
 def header_of(
     run: Run,
-    learner: Learner,
     rare: LabelledImages,
     *,
+    inductive: bool | None,
     protocol: str,
     way: int,
     shot: int,
@@ -53,11 +52,12 @@ def header_of(
     """The first line: what was evaluated, on what, how. Two evaluations whose lines may stand in one file have the same one.
 
     Args:
+        inductive: does the learner answer on each image by itself?
         episodes: how many of each pair at each site; None for the other protocols, whose lines can be added to.
     """
     return {
         "run": {**run.to_json(), "untrained": untrained},
-        "inductive": learner.inductive,
+        "inductive": inductive,
         "protocol": protocol,
         "way": way,
         "shot": shot,

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from rareshot.data.cards import CARDS
 from rareshot.data.collection import LabelledImages
@@ -15,7 +14,6 @@ from rareshot.experiments import Cell, Row, Table
 from rareshot.results import header_of, name_of
 from rareshot.run_record import Run, versions
 from rareshot.scales import SCALES, at_scale
-from rareshot.types import Learner
 
 WAY = 2
 SITE_SHARE = 3
@@ -111,13 +109,13 @@ class Setting:
         run = Run(method, command, cell.seed, size, self.scale, self.facts, self.versions)
         return f"{name}-seed{cell.seed}", run
 
-    def header(self, cell: Cell, protocol: Protocol, learner: Learner | None = None) -> dict[str, Any]:
-        """The first line of an evaluation: that of `rareshot evaluate`, and the row; without a learner, all but `inductive`."""
+    def header(self, cell: Cell, protocol: Protocol, inductive: bool | None = None) -> dict[str, Any]:
+        """The first line of an evaluation: that of `rareshot evaluate`, and the row; not knowing, all but `inductive`."""
         _, run = self.run_of(cell)
         header = header_of(
             replace(run, name=cell.row.command, method=at_scale(cell.row.at(cell.shot), self.scale)),
-            learner or cast(Learner, SimpleNamespace(inductive=None)),
             self.rare,
+            inductive=inductive,
             protocol=protocol,
             way=WAY,
             shot=cell.shot,
@@ -129,7 +127,7 @@ class Setting:
         header["run"].pop(
             "versions"
         )  # they stand in run.json and beside the header, and lines of two commits may follow each other
-        if learner is None:
+        if inductive is None:
             header.pop("inductive")
         return {**header, "row": cell.row.key}
 

@@ -1,8 +1,8 @@
 """The outer loop of Algorithm 1 (§2.2): tasks, their gradients, the outer loss, Adam. It knows no method by name.
 
 On a CPU each task runs on one thread (`in_threads`), so the answer does not depend on how many threads there are. Whatever an
-iteration uses is a pure function of (seed, iteration), but for the weights, Adam's moments and the list of skipped tasks:
-these are the `TrainingState`, and training resumed from one goes on bit-identically.
+iteration uses is a pure function of (seed, iteration), but for the weights, Adam's moments, the list of skipped tasks and what a
+curriculum has learnt: these are the `TrainingState`, and training resumed from one goes on bit-identically.
 """
 
 import copy

@@ -8,7 +8,6 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from rareshot.bundle import refuse_transductive
 from rareshot.checkpoint import load_learner
 from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, progress
@@ -17,6 +16,7 @@ from rareshot.federated import refuse_other_than_episodic
 from rareshot.federated.client import enough
 from rareshot.federated.simulation import split_by
 from rareshot.run_record import Run, read_run
+from rareshot.trust.left_out import refuse_transductive
 from rareshot.trust_file import Trust, save_trust, ways_of
 from rareshot.validation import held_out
 
@@ -61,7 +61,7 @@ def calibrate(args: Sequence[str]) -> None:
     if options.episodes < 1:
         raise ValueError(f"--episodes {options.episodes}: at least 1 is needed")
     run, learner = read_run(options.run), load_learner(options.run)
-    refuse_transductive(str(options.run), learner)
+    refuse_transductive(learner, str(options.run))
     if options.client and not ("clients" in run.data and "by" in run.data):
         raise ValueError(
             f"--client {options.client}: {options.run} is no run of `rareshot federate simulate`; leave it out"

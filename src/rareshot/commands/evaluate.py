@@ -105,8 +105,8 @@ def evaluate_command(args: Sequence[str]) -> None:
     folder = options.out or options.run
     header = header_of(
         replace(run, method=method),
-        learner,
         rare,
+        inductive=learner.inductive,
         protocol=options.protocol,
         way=options.way,
         shot=shot,

@@ -17,7 +17,7 @@ from rareshot.commands.fit import method_name, scale_of
 from rareshot.commands.options import Machine, load_images, parse, size_of
 from rareshot.commands.terminal import CONSOLE, STATUS, progress, stoppable
 from rareshot.data.collection import LabelledImages
-from rareshot.federated import Episodic, refuse_other_than_episodic
+from rareshot.federated import SHARED, Episodic, refuse_other_than_episodic
 from rareshot.federated.server import run_rounds
 from rareshot.federated.simulation import Simulated, split_by
 from rareshot.methods import LABELS, METHODS
@@ -91,10 +91,6 @@ class App(Generic[M]):
 
 
 COMMANDS: dict[str, type[Simulate[Any] | App[Any]]] = {"simulate": Simulate, "app": App}
-
-
-SHARED = [name for name, method in METHODS.items() if isinstance(method, Episodic)]
-"""Methods that can be shared."""
 
 
 def federate(args: Sequence[str]) -> None:

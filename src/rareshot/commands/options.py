@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 import tyro
 
 from rareshot.commands.terminal import STATUS, data_progress
@@ -29,10 +28,10 @@ class Machine:
     threads: int | None = None
     """CPU threads; None: all cores. Plain training (finetune) rounds by their number: 1 for what others can train too."""
 
-    def start(self) -> torch.device:
-        """Settle threads, allocator and device; the device to use."""
+    def start(self) -> None:
+        """Settle threads, allocator and device."""
         settle(self.threads)
-        return use_device(self.device)
+        use_device(self.device)
 
 
 def parse(kind: Callable[..., T], args: Sequence[str], prog: str, **more: Any) -> T:

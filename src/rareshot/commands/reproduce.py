@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 import tyro
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table as Shown
 
 from rareshot.atomic import write_atomically
@@ -16,7 +16,7 @@ from rareshot.cells import Step, Todo, fill, found, learner_of, survey
 from rareshot.checkpoint import last_training_state
 from rareshot.commands.fit import note_of
 from rareshot.commands.options import Machine, load_images, parse
-from rareshot.commands.terminal import CONSOLE, STATUS, stoppable
+from rareshot.commands.terminal import CONSOLE, STATUS, columns, stoppable
 from rareshot.curves import curves, missing, read_curves
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import synthetic
@@ -207,15 +207,7 @@ def _images(options: Reproduce, size: int) -> LabelledImages:
 @contextmanager
 def _bars(title: str) -> Iterator[Callable[[Step], None]]:
     """A bar over all that is missing, with the time left if parts go on taking as long as those so far; and one for the part."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=STATUS, speed_estimate_period=3600) as bars:
+    with Progress(*columns(), console=STATUS, speed_estimate_period=3600) as bars:
         whole = bars.add_task(f"{title}, runs and evaluations", total=None, note="", visible=False)
         part = bars.add_task("", total=None, note="", visible=False)
         now = ""

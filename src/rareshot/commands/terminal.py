@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -62,10 +63,9 @@ def stoppable() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """A progress bar with the time left; call it with (done, note="")."""
-    columns = (
+def columns() -> tuple[ProgressColumn, ...]:
+    """Of a bar: what, how far, a note, the time that it took and that is left."""
+    return (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
@@ -73,7 +73,12 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=STATUS, transient=False) as bar:
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar with the time left; call it with (done, note="")."""
+    with Progress(*columns(), console=STATUS) as bar:
         task = bar.add_task(title, total=total or None, note="")
 
         def show(done: int, total: int = total, note: str = "") -> None:
@@ -85,21 +90,15 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
 @contextmanager
 def data_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that appears only when there is work to show."""
-    bar: list[Callable[..., None]] = []
-    contexts = []
+    with ExitStack() as stack:
+        bar: list[Callable[..., None]] = []
 
-    def show(done: int, total: int) -> None:
-        if not bar:
-            context = progress(title, total)
-            contexts.append(context)
-            bar.append(context.__enter__())
-        bar[0](done, total)
+        def show(done: int, total: int) -> None:
+            if not bar:
+                bar.append(stack.enter_context(progress(title, total)))
+            bar[0](done, total)
 
-    try:
         yield show
-    finally:
-        for context in contexts:
-            context.__exit__(None, None, None)
 
 
 @contextmanager

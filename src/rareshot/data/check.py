@@ -129,8 +129,6 @@ def check(
     shot: int = 5,
     query: int = 15,
     observe: Observe = ignore,
-    *,
-    workers: int | None = None,
 ) -> Report:
     """Looks at every file of a data set and reports; nothing in the set makes it fail.
 
@@ -140,7 +138,6 @@ def check(
         shot: images a class to adapt to, at least 1; the report counts for 1, 3 and this.
         query: images a class to be judged on, at least 1.
         observe: told (images looked at, of how many).
-        workers: threads; None for one a core.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -155,7 +152,7 @@ def check(
     except ValueError as error:
         reason = error.reason if isinstance(error, BadFileError) else str(error)
         return _empty(str(path), Problem(str(path), reason))
-    seen, bad = _look_at_all(listing, workers, observe)
+    seen, bad = _look_at_all(listing, observe)
     positions = sorted(seen)
     same_bytes: dict[str, list[int]] = {}
     for i in positions:
@@ -192,7 +189,7 @@ class _Seen:
     thumbnail: Array
 
 
-def _look_at_all(listing: Listing, workers: int | None, observe: Observe) -> tuple[dict[int, _Seen], list[Problem]]:
+def _look_at_all(listing: Listing, observe: Observe) -> tuple[dict[int, _Seen], list[Problem]]:
     seen: dict[int, _Seen] = {}
     bad: list[Problem] = []
     total = len(listing)
@@ -211,7 +208,7 @@ def _look_at_all(listing: Listing, workers: int | None, observe: Observe) -> tup
         return _Seen(hashlib.sha256(data).hexdigest(), (decoded.width, decoded.height), decoded.pixels)
 
     observe(0, total)
-    for done, (i, result) in enumerate(each(look, range(total), workers=workers), start=1):
+    for done, (i, result) in enumerate(each(look, range(total)), start=1):
         if isinstance(result, Problem):
             bad.append(result)
         else:

@@ -14,29 +14,28 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from rareshot.atomic import write_atomically
+from rareshot.data.files import Observe, ignore
 from rareshot.data.sources import SOURCES, RemoteFile, Source
 from rareshot.data.transfer import Changed, Interrupted, Refused, request
 from rareshot.data.unpack import UnpackError, unpack
 from rareshot.locks import alone
 
-LOCK = "checksums.json"
+CHECKSUMS = "checksums.json"
 TRIES = 4
 """Attempts in a row that bring nothing new before `fetch` gives up."""
 BACKOFF_S = 1.0
 """Seconds before the second attempt; doubled before each further one that brought nothing new."""
-
-Observe = Callable[[int, int], None]
 
 
 class FetchError(ValueError):
     """What stopped a download, in plain words, with the way out."""
 
 
-def fetch(name: str, out: Path, *, observe: Observe = lambda done, total: None, base_url: str = "") -> Path:
+def fetch(name: str, out: Path, *, observe: Observe = ignore, base_url: str = "") -> Path:
     """The data set `name`, whole and checked, in the folder `out`; what is there already is not downloaded again.
 
     Args:
@@ -81,10 +80,10 @@ def fetch(name: str, out: Path, *, observe: Observe = lambda done, total: None, 
 def _fetch_file(file: RemoteFile, source: Source, out: Path, observe: Observe, address: str) -> None:
     target, part, etag = out / (file.folder or file.name), out / f"{file.name}.part", out / f"{file.name}.part.etag"
     unpacking = out / f"{file.name}.unpacking"
-    for path in (target, part, etag, unpacking, out / LOCK):
+    for path in (target, part, etag, unpacking, out / CHECKSUMS):
         if path.is_symlink():
             raise FetchError(f"{path} is a link to {os.readlink(path)}; only plain files are written: remove the link")
-    recorded = _read_lock(out)
+    recorded = _read_checksums(out)
     known = recorded.get(file.name, {}) | ({"md5": file.md5} if file.md5 else {})
     if target.exists():
         _check_present(target, file, known)
@@ -93,7 +92,9 @@ def _fetch_file(file: RemoteFile, source: Source, out: Path, observe: Observe, a
         sums = _sums(part)
         if wrong := _mismatch(sums, known):
             _discard(part, etag)
-            trust = f", and take {file.name} out of {out / LOCK} to trust the new one" if file.name in recorded else ""
+            trust = (
+                f", and take {file.name} out of {out / CHECKSUMS} to trust the new one" if file.name in recorded else ""
+            )
             raise FetchError(
                 f"{file.name} from {address} has {wrong}; the download was thrown away. Run the same command again; "
                 f"if it stays so, the file changed at its publisher: see {source.page}{trust}"
@@ -101,7 +102,7 @@ def _fetch_file(file: RemoteFile, source: Source, out: Path, observe: Observe, a
         content = _unpack(part, etag, unpacking, file, address) if file.folder else part
         # Recorded before the rename: what has its own name is always known, even after a power cut in between.
         if recorded.get(file.name) != {"sha256": sums["sha256"]}:
-            _write_lock(out, recorded | {file.name: {"sha256": sums["sha256"]}})
+            _write_checksums(out, recorded | {file.name: {"sha256": sums["sha256"]}})
         os.replace(content, target)
     shutil.rmtree(unpacking, ignore_errors=True)
     _discard(part, etag)
@@ -110,7 +111,7 @@ def _fetch_file(file: RemoteFile, source: Source, out: Path, observe: Observe, a
 def _check_present(target: Path, file: RemoteFile, known: dict[str, str]) -> None:
     if not known:
         raise FetchError(
-            f"{target} is there already, but {LOCK} says nothing of it, so it cannot be checked; "
+            f"{target} is there already, but {CHECKSUMS} says nothing of it, so it cannot be checked; "
             "move it away and run the same command again, or use it as it is"
         )
     if target.is_dir() != bool(file.folder):
@@ -216,14 +217,14 @@ def _mismatch(sums: dict[str, str], known: dict[str, str]) -> str:
     return ", ".join(f"{kind} {sums[kind]}, not {known[kind]}" for kind in known if sums[kind] != known[kind])
 
 
-def _read_lock(out: Path) -> dict[str, dict[str, str]]:
-    path = out / LOCK
+def _read_checksums(out: Path) -> dict[str, dict[str, str]]:
+    path = out / CHECKSUMS
     try:
-        lock = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return {str(name): {"sha256": str(entry["sha256"])} for name, entry in lock.items()}
+        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {str(name): {"sha256": str(entry["sha256"])} for name, entry in told.items()}
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise FetchError(f'{path} is not of the form {{"file": {{"sha256": "…"}}}}; mend it or move it away') from error
 
 
-def _write_lock(out: Path, lock: dict[str, dict[str, str]]) -> None:
-    write_atomically(out / LOCK, (json.dumps(lock, indent=2, sort_keys=True) + "\n").encode())
+def _write_checksums(out: Path, sums: dict[str, dict[str, str]]) -> None:
+    write_atomically(out / CHECKSUMS, (json.dumps(sums, indent=2, sort_keys=True) + "\n").encode())

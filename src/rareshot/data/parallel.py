@@ -14,27 +14,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(
-    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int | None = None
-) -> Iterator[tuple[int, Result]]:
-    """(position, result) of every item, as they are done.
-
-    Args:
-        function: what to do with an item.
-        items: the items.
-        workers: threads; None for one a core.
-    """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be at least 1; got {workers}")
-    pool = ThreadPoolExecutor(workers or _cores())
+def each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+    """(position, result) of every item, as they are done, by a thread a core."""
+    pool = ThreadPoolExecutor(cores())
     try:
         futures = {pool.submit(function, item): i for i, item in enumerate(items)}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            yield futures.pop(future), future.result()  # else all results would be kept until the end
     finally:
         # On an interrupt nobody waits for what has not begun.
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

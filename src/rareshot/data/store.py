@@ -54,16 +54,13 @@ CHUNK = 128
 MAX_TABLE_BYTES = 512 * 2**20
 
 
-def load(
-    path: str | Path, size: int, rare: Sequence[str] = (), *, workers: int | None = None, observe: Observe = ignore
-) -> LabelledImages:
+def load(path: str | Path, size: int, rare: Sequence[str] = (), *, observe: Observe = ignore) -> LabelledImages:
     """The images at `path`, `size` pixels square: from the store if it is current, else after preparing it.
 
     Args:
         path: a data set in one of the layouts of `readers`, or a store.
         size: pixels a side, at least 1.
         rare: the rare classes; empty for those of a known data set.
-        workers: threads that decode; None for one a core.
         observe: told (images done, of how many) while preparing.
 
     Raises:
@@ -76,10 +73,10 @@ def load(
         return _open_as_asked(path, size, tuple(rare))
     listing = _sound_listing(path, rare)
     if listing.pixels is not None:
-        return _from_array(listing, size, workers)
+        return _from_array(listing, size)
     folder = _default_folder(path, size, listing)
     if _staleness(folder, listing, _stamps(listing), size):
-        prepare(path, size, rare=rare, workers=workers, observe=observe)
+        prepare(path, size, rare=rare, observe=observe)
     return replace(_settled(folder), card=listing.card)  # as asked, whatever another process asks for at this moment
 
 
@@ -89,7 +86,6 @@ def prepare(
     out: str | Path | None = None,
     rare: Sequence[str] = (),
     *,
-    workers: int | None = None,
     observe: Observe = ignore,
 ) -> Path:
     """Decodes a data set into a store and returns the store's folder; goes on where an earlier call was killed.
@@ -99,7 +95,6 @@ def prepare(
         size: pixels a side, at least 1.
         out: the store's folder; None for `.rareshot/` beside the data, or the user's cache where that is not writable.
         rare: the rare classes; empty for those of a known data set.
-        workers: threads that decode; None for one a core.
         observe: told (images done, of how many).
 
     Raises:
@@ -119,7 +114,7 @@ def prepare(
             stale = _staleness(folder, listing, stamps, size)
             decode_anew = stale == "pixels" or bool(damage(folder))
             if decode_anew:
-                _write_pixels(path, folder, listing, stamps, size, workers, observe)
+                _write_pixels(path, folder, listing, stamps, size, observe)
             if decode_anew or stale:
                 _write_table(folder, listing, stamps, size)
             observe(len(listing), len(listing))
@@ -197,13 +192,13 @@ def _open_as_asked(folder: Path, size: int, rare: tuple[str, ...]) -> LabelledIm
     return replace(images, card=replace(images.card, rare=rare, common=common))
 
 
-def _from_array(listing: Listing, size: int, workers: int | None) -> LabelledImages:
+def _from_array(listing: Listing, size: int) -> LabelledImages:
     source = listing.pixels
     assert source is not None
     pixels = source
     if source.shape[1] != size:
         pixels = np.empty((len(source), size, size, 3), np.uint8)
-        for i, image in each(lambda image: square(Image.fromarray(image), size), list(source), workers=workers):
+        for i, image in each(lambda image: square(Image.fromarray(image), size), list(source)):
             pixels[i] = image
     return _assemble(_table(listing), pixels)
 
@@ -234,9 +229,7 @@ def _table(listing: Listing) -> dict[str, Any]:
     }
 
 
-def _write_pixels(
-    path: Path, folder: Path, listing: Listing, stamps: Stamps, size: int, workers: int | None, observe: Observe
-) -> None:
+def _write_pixels(path: Path, folder: Path, listing: Listing, stamps: Stamps, size: int, observe: Observe) -> None:
     n, image_bytes = len(listing), size * size * 3
     step = max(1, min(CHUNK, 32 * 2**20 // image_bytes))
     chunks = folder / CHUNKS
@@ -265,7 +258,7 @@ def _write_pixels(
 
     done, bad = n - sum(len(spans[i]) for i in todo), []
     observe(done, n)
-    for position, problems in each(decode_chunk, todo, workers=workers):
+    for position, problems in each(decode_chunk, todo):
         bad += problems
         done += len(spans[todo[position]])
         observe(done, n)

@@ -16,6 +16,6 @@ same operations: that is for a GPU.
 
 from rareshot.explicit import batched
 from rareshot.explicit.network import NORMS, Params, supports
-from rareshot.explicit.task import TaskGradient, adapt, logits, meta_gradient, moments
+from rareshot.explicit.task import TaskGradient, adapt, meta_gradient, moments
 
-__all__ = ["NORMS", "Params", "TaskGradient", "adapt", "batched", "logits", "meta_gradient", "moments", "supports"]
+__all__ = ["NORMS", "Params", "TaskGradient", "adapt", "batched", "meta_gradient", "moments", "supports"]

@@ -10,11 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rareshot.explicit.network import (
-    Moments,
     Params,
     Pass,
     descend,
-    features_of,
     hessian_product,
     images_of,
     lay_out,
@@ -22,7 +20,6 @@ from rareshot.explicit.network import (
     moments_gradient,
     moments_of,
     norm_of,
-    scores_of,
     trace_blocks,
 )
 
@@ -59,27 +56,6 @@ def moments(
     """Mean and biased variance of every block over the batch `x`: what normalises the query in mode `support`."""
     laid, means = lay_out(params, torch.channels_last), norm_of("support", x)
     return moments_of(trace_blocks(laid, images_of(laid, x, means), means))
-
-
-@torch.no_grad()
-def logits(
-    params: Params, x: Float[Tensor, "n 3 h w"], *, norm: str, moments: Moments | None = None
-) -> Float[Tensor, "n way"]:
-    """Logits of the images.
-
-    Args:
-        norm: `transductive` (by the statistics of `x`), `support` (by `moments`) or `group`.
-        moments: from `moments`, for mode `support` alone.
-
-    Raises:
-        ValueError: if mode `support` is without moments, or another mode has some.
-    """
-    if (norm == "support") != (moments is not None):
-        got = "none" if moments is None else "some"
-        raise ValueError(f"logits: moments are for norm='support', and only for it; got norm={norm!r} and {got}")
-    means = norm_of(norm, x)
-    laid = lay_out(params, torch.channels_last)
-    return scores_of(laid, features_of(laid, trace_blocks(laid, images_of(laid, x, means), means, moments)))
 
 
 @torch.no_grad()

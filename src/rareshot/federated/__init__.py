@@ -12,12 +12,15 @@ and Efficient Communication, 2018, arXiv 1802.07876.
 `server_app` are the doors to Flower, which carries the messages.
 """
 
+from rareshot.methods import METHODS
 from rareshot.methods.maml import MAML
 from rareshot.methods.protonet import ProtoNet
 from rareshot.methods.relation import RelationNet
 
 Episodic = MAML | ProtoNet | RelationNet
 """Methods that train on tasks. Their weights name no class, so hospitals need not have the same diseases."""
+SHARED = [name for name, method in METHODS.items() if isinstance(method, Episodic)]
+"""Their names."""
 
 
 def refuse_other_than_episodic(method: object, name: str) -> Episodic:
@@ -29,6 +32,6 @@ def refuse_other_than_episodic(method: object, name: str) -> Episodic:
     if not isinstance(method, Episodic):
         raise ValueError(
             f"{name} cannot be federated: only methods that train on tasks can, as their weights name no class; "
-            f"take maml, fomaml, anil, daml, task-sampling, protonet or relation"
+            f"take one of {', '.join(SHARED)}"
         )
     return method

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -75,13 +75,13 @@ class OverFlower:
     fewest: int
     timeout: float
     """Seconds that a round may take; who has not answered by then is not in its mean."""
-    open: bool = True
+    open: ClassVar[bool] = True
     """Clients may come and go."""
-    known: dict[int, tuple[str, Introduction]] = field(default_factory=dict)
+    known: dict[int, tuple[str, Introduction]] = field(init=False, default_factory=dict)
     """Node → its name and what it has."""
-    _introducing: dict[int, str] = field(default_factory=dict)
+    _introducing: dict[int, str] = field(init=False, default_factory=dict)
     """Node → the question that it has not answered yet."""
-    _failed: dict[int, float] = field(default_factory=dict)
+    _failed: dict[int, float] = field(init=False, default_factory=dict)
     """Node → when its introduction failed."""
 
     def introductions(self) -> dict[str, Introduction]:

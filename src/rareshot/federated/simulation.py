@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Simulated:
     seed: int
     observe: Callable[[str, Progress], None] = lambda client, now: None
     """Called after every iteration of a client."""
-    open: bool = False
+    open: ClassVar[bool] = False
     """They are the same in every round."""
 
     @cached_property

@@ -42,12 +42,6 @@ class Memory:
         """
         return np.stack([self._one(key_of(image), image[None], of) for image in images]).astype(np.float64)
 
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._kept.clear()
-            self._bytes = 0
-
     def __len__(self) -> int:
         return len(self._kept)
 

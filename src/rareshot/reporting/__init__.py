@@ -46,10 +46,10 @@ def report(folder: Path) -> Report:
     for part in parts:
         sections += [*table_sections(part), *difference_sections(part), *twin_sections(part), *training_sections(part)]
     sections += [loss_section(), *fine_tuning_sections(gathered.fine_tuning)]
-    figures = _tables(sections)  # how they were made is no table for a paper
+    of_results = _tables(sections)  # how they were made is no table for a paper
     sections += [making_section(part, folder) for part in parts]
     lead = "\n\n".join([*map(_lead, parts), "For research use; not a medical device."])
-    return Report(page(TITLE, lead, sections), markdown(TITLE, _tables(sections)), latex(TITLE, figures))
+    return Report(page(TITLE, lead, sections), markdown(TITLE, _tables(sections)), latex(TITLE, of_results))
 
 
 def _tables(sections: Sequence[Section]) -> list[Table]:

@@ -68,14 +68,14 @@ def class_log_odds(probabilities: Float[Tensor, "*rows way"]) -> Float[Tensor, "
     return logs - torch.stack(others, -1)
 
 
-def refuse_transductive(learner: Learner) -> None:
-    """Refuse a learner whose answer to one image depends on the others that are sent with it.
+def refuse_transductive(learner: Learner, name: str = "this learner") -> None:
+    """Refuse a learner whose answer on one patient depends on the others'.
 
     Raises:
-        ValueError: if it is one.
+        ValueError: if it is not inductive.
     """
     if not learner.inductive:
         raise ValueError(
-            "this learner is transductive: its answer to an image depends on the others sent with it, so nothing can be "
-            "said about that answer alone; fit one with norm=support"
+            f"{name} is transductive: its answer on an image depends on the images that are sent with it, so it cannot judge "
+            f"one patient; fit a learner with --norm support"
         )

@@ -105,7 +105,7 @@ class Deeds:
         predictor = yield from _steps(work, parts.learned, "Learning: photographs read", "Learning")
         said = view.note(words.learned(predictor, time.perf_counter() - begun), "good")
         said += view.refusals([], [*predictor.bundle.support.cautions(), *predictor.cautions()])
-        kept = view.links(session.token, [("classifier.safetensors", words.CLASSIFIER)])
+        kept = view.link(session.token, "classifier.safetensors", words.CLASSIFIER)
         check = self._show(visible=predictor.bundle.shot > 1)
         yield {parts.learned: said, parts.classifier: kept, parts.check: check}
 
@@ -148,7 +148,7 @@ class Deeds:
         pictures = [photograph.thumbnail for photograph in photographs]
         yield {
             parts.answers: view.answer_cards(predictor.classes, told, pictures),
-            parts.downloads: view.links(session.token, [("predictions.csv", words.PREDICTIONS)]),
+            parts.downloads: view.link(session.token, "predictions.csv", words.PREDICTIONS),
             parts.reporting: self._show(visible=True),
         }
         reasons: list[str] = []
@@ -173,7 +173,7 @@ class Deeds:
             session.report(observe=observe)
 
         yield from _steps(work, where, "Making the report", "Making the report: nearly there")
-        yield {where: view.links(session.token, [(REPORT, words.REPORT)])}
+        yield {where: view.link(session.token, REPORT, words.REPORT)}
 
     def example(self, session: Session, learner: str) -> Iterator[Updates]:
         """Everything once, with synthetic pictures."""

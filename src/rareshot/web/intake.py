@@ -101,10 +101,10 @@ def base_name(name: str) -> str:
     return re.split(r"[\\/]", name)[-1][-120:] or "file"
 
 
-def picture(pixels: np.ndarray, quality: int = 85) -> str:
+def picture(pixels: np.ndarray) -> str:
     """An (h, w, 3) uint8 array as a data address of a JPEG."""
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(out, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 

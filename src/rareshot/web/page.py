@@ -1,11 +1,11 @@
 """The page: which deed happens at which press. Gradio draws it."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rareshot.data.parallel import cores
 from rareshot.web import limits, view
 from rareshot.web.deeds import Deed, Deeds, Updates
 from rareshot.web.layout import lay_out
@@ -21,8 +21,6 @@ def build(sessions: Sessions, uploads: Path, learners: Sequence[str], start: str
         start: name of the classifier that every session begins with; empty: conditions are asked for.
     """
     import gradio as gr
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def guarded(deed: Deed, where: Any) -> Callable[..., Iterator[Updates]]:
         def run(request: gr.Request, *values: Any) -> Iterator[Updates]:
@@ -44,7 +42,7 @@ def build(sessions: Sessions, uploads: Path, learners: Sequence[str], start: str
             preprocess=False,
             show_progress="hidden",
             concurrency_id=kind,
-            concurrency_limit=20 if kind == "quick" else cores,
+            concurrency_limit=20 if kind == "quick" else cores(),
             api_name=name,
         )
 

@@ -60,15 +60,13 @@ def shelf(photographs: Sequence[Photograph], what: str = "photograph") -> str:
     return f'<p class="rs-count">{count}</p><ul class="rs-shelf">{figures}</ul>'
 
 
-def links(token: str, names: Sequence[tuple[str, str]]) -> str:
-    """Files to keep: (name, what it is)."""
-    if not names:
-        return ""
-    told = "".join(
-        f'<li><a class="rs-link" href="/download/{token}/{name}" download="{name}">{escape(text)}</a></li>'
-        for name, text in names
-    )
-    return f'<ul class="rs-links">{told}</ul>'
+def link(token: str, name: str, text: str) -> str:
+    """A file to keep.
+
+    Args:
+        text: what it is.
+    """
+    return f'<p><a class="rs-link" href="/download/{token}/{name}" download="{name}">{escape(text)}</a></p>'
 
 
 def answer_cards(
