@@ -352,3 +352,15 @@ def test_the_commands_say_what_came_and_what_is_next(
     assert f"next: rareshot adapt {tmp_path / 'back'}" in told
     assert main(["pull", str(tmp_path / "nowhere"), "--out", str(tmp_path / "x")]) == 2
     assert "no such learner; give a folder, or a repository as hf://OWNER/NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["hf://NAME", "hf:/OWNER/NAME", "https://huggingface.co/OWNER/NAME", "s3://a/b"])
+def test_an_address_of_something_else_becomes_no_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for call in (lambda: push(run, place), lambda: pull(place, tmp_path / "back")):
+        with pytest.raises(ValueError, match="is no address of a repository; give hf://OWNER/NAME, or a folder"):
+            call()
+    assert sorted(tmp_path.iterdir()) == before

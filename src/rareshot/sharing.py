@@ -46,7 +46,7 @@ def push(folder: Path, target: str, *, hub: HfApi | None = None) -> str:
         FileNotFoundError: if the run is not finished.
         ValueError: if a file of it is damaged, the target holds something, or the hub refuses.
     """
-    repository = HUB.fullmatch(target)
+    repository = _repository(target)
     with _whole(Path(target) if repository is None else None) as stage:
         for name, data in _of_folder(folder):
             (stage / name).write_bytes(data)
@@ -58,14 +58,14 @@ def push(folder: Path, target: str, *, hub: HfApi | None = None) -> str:
             return target
         hub = hub or HfApi()
         with _said(target):
-            hub.create_repo(repository[1], private=True, exist_ok=True)
+            hub.create_repo(repository, private=True, exist_ok=True)
             hub.upload_folder(
-                repo_id=repository[1],
+                repo_id=repository,
                 folder_path=stage,
                 commit_message=f"rareshot learner: {run.name}",
                 delete_patterns=[*LIMITS, "*.summary.json"],  # what is not sent again belongs to another learner
             )
-        return f"{hub.endpoint}/{repository[1]}"
+        return f"{hub.endpoint}/{repository}"
 
 
 def pull(source: str, out: Path, *, hub: HfApi | None = None) -> Run:
@@ -80,11 +80,11 @@ def pull(source: str, out: Path, *, hub: HfApi | None = None) -> Run:
         FileNotFoundError: if there is no such folder.
         ValueError: naming the file and the rule, if anything is not sound; `out` is then as it was.
     """
-    repository = HUB.fullmatch(source)
+    repository = _repository(source)
     if repository is None and not Path(source).is_dir():
         raise FileNotFoundError(f"{source}: no such learner; give a folder, or a repository as hf://OWNER/NAME")
     with _whole(out) as stage:
-        files = _of_folder(Path(source)) if repository is None else _of_hub(repository[1], source, hub or HfApi())
+        files = _of_folder(Path(source)) if repository is None else _of_hub(repository, source, hub or HfApi())
         for name, data in files:
             (stage / name).write_bytes(data)
         try:
@@ -115,6 +115,20 @@ def check(folder: Path) -> Run:
         raise ValueError(f"{TRUST}: this learner is transductive, and a calibration is of inductive ones alone")
     model_card(folder)  # reads calibration and summaries
     return run
+
+
+def _repository(place: str) -> str | None:
+    """OWNER/NAME where it is an address; None where it is a folder.
+
+    Raises:
+        ValueError: if it is an address of something else: it must not become a folder of that name.
+    """
+    if "://" not in place and not place.startswith("hf:"):
+        return None
+    found = HUB.fullmatch(place.removesuffix("/"))
+    if found is None:
+        raise ValueError(f"{place}: is no address of a repository; give hf://OWNER/NAME, or a folder")
+    return found[1]
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
