@@ -200,7 +200,45 @@ def test_a_folder_a_class_is_read_with_folders_as_groups(tmp_path: Path) -> None
     assert listing.classes == ("mole", "scar", "wart")
     assert (len(listing), len(set(listing.groups))) == (14, 13)
     assert [str(one) for one in listing.problems] == ["mole/folder.png: is a folder, not an image file"]
-    assert [one.name for one in listing.left_out] == ["wart/notes.txt"]
+    assert [one.name for one in listing.left_out] == ["folder.png", "wart/notes.txt"]
+
+
+def test_a_table_beside_class_folders_is_named(tmp_path: Path) -> None:
+    make_class_folders(tmp_path)
+    table(tmp_path / "notes.csv", "who,when", ["a,b"])
+    listing = read_listing(tmp_path)
+    assert [str(one) for one in listing.left_out] == ["notes.csv: is not read: the folders name the classes"]
+    table(tmp_path / "set.csv", "path,label,group", ["wart/0.png,other,g0"])
+    assert "set.csv: names labels, and beside it the folders do: give the table itself, or move it away" in problems(
+        tmp_path
+    )
+
+
+def test_one_file_under_two_names_is_a_problem(tmp_path: Path) -> None:
+    make_images(tmp_path, ("wart", "mole"))
+    with (tmp_path / "labels.csv").open("a") as rows:
+        rows.write("p000.jpg,mole,g99,site0\n")
+    assert "labels.csv row 10: repeats the file 'images/p000.jpg' of labels.csv row 2, with another label" in problems(
+        tmp_path
+    )
+
+
+def test_classes_that_differ_in_case_alone_are_a_problem(tmp_path: Path) -> None:
+    for name in ("Lupus", "lupus", "nevus"):
+        put(tmp_path / name / "1.png", "PNG")
+    told = problems(tmp_path, "lupus")
+    assert "lupus: is the class 'Lupus' but for case or the form of its letters: give both one name" in told
+
+
+def test_names_in_either_form_of_unicode_are_found(tmp_path: Path) -> None:
+    composed, apart = "l\xe9sion", "le\u0301sion"
+    for name in (apart, "autre"):
+        put(tmp_path / "a" / name / "1.png", "PNG")
+    assert read_listing(tmp_path / "a", (composed,)).card.rare == (apart,)
+    put(tmp_path / "b" / "images" / f"{apart}.jpg")
+    table(tmp_path / "b" / "labels.csv", "image_id,dx,Patient_ID", [f"{composed},wart,p1"])
+    listing = read_listing(tmp_path / "b")
+    assert (listing.problems, listing.groups) == ((), ("p1",))
 
 
 def test_a_file_name_that_is_no_text_is_a_problem(tmp_path: Path) -> None:

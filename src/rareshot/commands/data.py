@@ -84,15 +84,17 @@ def data(args: Sequence[str]) -> None:
             with data_progress("checking") as show:
                 report = check(options.path, rare=options.rare, observe=show)
             for line in report.lines(most=sys.maxsize) if options.all else report.lines():
-                CONSOLE.print(line, markup=False)
+                CONSOLE.print(line, markup=False, soft_wrap=True)
         case Prepare():
             with data_progress("decoding") as show:
                 store = prepare(options.path, options.size, out=options.out, rare=options.rare, observe=show)
-            CONSOLE.print(f"store: {store}")
+            CONSOLE.print(f"store: {store}", markup=False, soft_wrap=True)
         case Fetch():
             card = SOURCES[options.name].card if options.name in SOURCES else None
             if card is not None:
-                STATUS.print(f"{card.title}\nlicence: {card.licence}\ncite: {card.citation}")
+                STATUS.print(
+                    f"{card.title}\nlicence: {card.licence}\ncite: {card.citation}", markup=False, soft_wrap=True
+                )
             with data_progress(f"fetching {options.name}") as show:
                 found = fetch(options.name, options.out, observe=show)
-            CONSOLE.print(f"fetched: {found}")
+            CONSOLE.print(f"fetched: {found}", markup=False, soft_wrap=True)

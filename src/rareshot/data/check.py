@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ Array = npt.NDArray[Any]
 
 WAY = 2
 """Classes of the tasks that the report speaks of, as in the paper."""
+HELD_OUT = 0.2
+"""Share of the common lesions that methods keep from training unless told otherwise."""
 MOST_PAIRS = 1000
 """Near duplicates that are named; looking for more would take long where all images are alike."""
 
@@ -63,6 +66,11 @@ class TaskCount:
     def need(self) -> int:
         """Groups that a class needs."""
         return self.shot + self.query
+
+    @property
+    def to_train(self) -> int:
+        """Groups that a common class needs, if a fifth is held out that must hold more than a support set."""
+        return next(n for n in count() if n - round(HELD_OUT * n) >= self.need and round(HELD_OUT * n) > self.shot)
 
 
 @dataclass(frozen=True)
@@ -116,11 +124,14 @@ class Report:
             small = tuple(f"{name} ({groups[name]})" for name in task.too_small)
             text.append(
                 f"{task.way}-way, {task.shot} shot + {task.query} query = {task.need} groups a class: "
-                f"enough in {_names(task.enough)}; too few in {_names(small)}"
+                f"enough in {_names(task.enough)}; too few in {_names(small)}; to train on such tasks and hold a fifth out, "
+                f"{task.to_train} of each common class"
             )
         text += _titled("left out", [str(one) for one in self.left_out], most)
         text += _titled("bad", [str(one) for one in self.bad], len(self.bad))
-        return [*text, "ready to use" if self.ok else f"{len(self.bad)} to be corrected before the set can be used"]
+        if not self.ok:
+            return [*text, f"{len(self.bad)} to be corrected before the set can be used"]
+        return [*text, "ready to use" if len(self.classes) >= WAY else f"of no use: a task takes {WAY} classes"]
 
 
 def check(

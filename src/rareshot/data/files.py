@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,11 @@ class BadFileError(ValueError):
         super().__init__(f"{shown(name)}: {reason}")
         self.name = name
         self.reason = reason
+
+
+def one_form(name: str) -> str:
+    """A name in Unicode's composed form: archives of macOS have é in two parts, which no reader can tell from one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def ignore(done: int, total: int) -> None:

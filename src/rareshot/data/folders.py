@@ -9,7 +9,8 @@ from rareshot.data.cards import DERMOFIT, DataCard
 from rareshot.data.decode import SUFFIXES
 from rareshot.data.files import is_bare_dicom
 from rareshot.data.listing import Entry, Listing, list_entries
-from rareshot.data.tables import Problem
+from rareshot.data.tables import SUFFIXES as TABLE_SUFFIXES
+from rareshot.data.tables import Problem, read_table
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def read_folder_a_class(
     for label in names.folders:
         folder = scan(root / label)
         problems += folder.problems
+        before = len(entries)
         entries += _images(folder, label, "", left_out)
         for group in folder.folders:
             inner = scan(root / label / group)
@@ -65,12 +67,22 @@ def read_folder_a_class(
             left_out += [
                 Problem(f"{label}/{group}/{deep}", "folder is too deep to look into") for deep in inner.folders
             ]
+        if len(entries) == before:
+            left_out.append(Problem(label, "holds no image file, so it is no class"))
     if not entries and not problems:
         return None
     if {entry.label for entry in entries} == {"images"}:
         problems.append(
             Problem("images", "is the only folder, and there is no labels.csv beside it to name the classes")
         )
+    for name in (name for name in names.files if name.lower().endswith(TABLE_SUFFIXES)):
+        header = set(read_table(root / name).header)
+        if {"path", "label"} <= header or {"image_id", "dx"} <= header:
+            problems.append(
+                Problem(name, "names labels, and beside it the folders do: give the table itself, or move it away")
+            )
+        else:
+            left_out.append(Problem(name, "is not read: the folders name the classes"))
     has_lesions = any(entry.group != entry.file for entry in entries)
     is_dermofit = has_lesions and len(names.folders) > 1 and set(names.folders) <= set(DERMOFIT.classes)
     if is_dermofit:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from rareshot.data.cards import DataCard
+from rareshot.data.files import one_form
 from rareshot.data.tables import Problem
 
 Array = npt.NDArray[Any]
@@ -98,6 +99,7 @@ def list_entries(
     else:
         classes = tuple(sorted(seen))
         chosen = DataCard(name=name, title=name, classes={label: label for label in classes}, common=classes)
+    found += _alike(classes)
     chosen = _with_rare(chosen, rare, found)
     if not kept and not found:
         found.append(Problem(str(root), "holds no image"))
@@ -132,6 +134,7 @@ def refuse(path: Path, problems: Sequence[Problem], *, of: str = "problem") -> N
 
 def _sound(entries: Sequence[Entry], found: list[Problem]) -> list[tuple[int, Entry]]:
     first: dict[str, Entry] = {}
+    of_file: dict[str, Entry] = {}
     kept = []
     for i, entry in enumerate(entries):
         reason = ""
@@ -141,13 +144,16 @@ def _sound(entries: Sequence[Entry], found: list[Problem]) -> list[tuple[int, En
             reason = "has no group; an image that stands alone is a group of its own: give it a name"
         elif not _is_text(entry.id + entry.label + entry.group + entry.file):
             reason = "has a file name that is not UTF-8 text; rename it"
-        elif entry.id in first:
-            same = entry.label == first[entry.id].label
-            reason = f"repeats {entry.id!r} of {first[entry.id].where}" + ("" if same else ", with another label")
+        elif before := first.get(entry.id) or of_file.get(entry.file):
+            same = entry.label == before.label
+            what = repr(entry.id) if entry.id == before.id else f"the file {entry.file!r}"
+            reason = f"repeats {what} of {before.where}" + ("" if same else ", with another label")
         if reason:
             found.append(Problem(entry.where, reason))
         else:
-            first.setdefault(entry.id, entry)
+            first[entry.id] = entry
+            if entry.file:
+                of_file[entry.file] = entry
             kept.append((i, entry))
     return kept
 
@@ -160,9 +166,21 @@ def _is_text(name: str) -> bool:
     return True
 
 
+def _alike(classes: Sequence[str]) -> list[Problem]:
+    """Names that are one to a reader: a class would be trained on under the one, and kept unseen under the other."""
+    first: dict[str, str] = {}
+    return [
+        Problem(name, f"is the class {first[key]!r} but for case or the form of its letters: give both one name")
+        for name in classes
+        if first.setdefault(key := one_form(name).casefold(), name) != name
+    ]
+
+
 def _with_rare(card: DataCard, rare: tuple[str, ...], found: list[Problem]) -> DataCard:
     if not rare:
         return card
+    forms = {one_form(label): label for label in card.classes}
+    rare = tuple(forms.get(one_form(label), label) for label in rare)
     unknown = [label for label in rare if label not in card.classes]
     for label in unknown:
         found.append(Problem(f"rare class {label!r}", f"is not in the data; there are {', '.join(card.classes)}"))

@@ -16,13 +16,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from rareshot.data.cards import DERMOFIT, ISIC2018, PAD_UFES_20, DataCard
 from rareshot.data.decode import SUFFIXES
-from rareshot.data.files import BadFileError, is_bare_dicom
+from rareshot.data.files import BadFileError, is_bare_dicom, one_form
 from rareshot.data.folders import Folder, read_folder_a_class, scan
 from rareshot.data.listing import Entry, Listing, list_entries
 from rareshot.data.medmnist import read_npz
+from rareshot.data.tables import SUFFIXES as SUFFIXES_OF_TABLES
 from rareshot.data.tables import Problem, Row, Table, read_table
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
+TABLE_SUFFIXES = (*SUFFIXES_OF_TABLES, ".txt")
 GROUP_COLUMNS = ("group", "patient_id", "lesion_id")
 """Which column says the group, the first that is there: two lesions of one patient are closer than two patients."""
 KNOWN = (ISIC2018, PAD_UFES_20, DERMOFIT)
@@ -82,7 +83,10 @@ def _read_folder(root: Path, rare: tuple[str, ...], known: Sequence[DataCard]) -
     if listing is not None:
         return listing
     if {"manifest.json", "pixels.npy"} <= set(names.files):
-        raise BadFileError(str(root), "is a store made by prepare, not a data set; load reads it")
+        raise BadFileError(
+            str(root),
+            "is a store made by `data prepare`: give it as --data as it is, and look over the set that it was made of",
+        )
     archives = [name for name in names.files if name.lower().endswith((".zip", ".tar", ".gz", ".7z"))]
     if archives:
         raise BadFileError(str(root), f"holds only archives ({', '.join(archives[:3])}): unpack them there first")
@@ -149,7 +153,7 @@ def _read_ham(root: Path, names: Folder, metadata: str, rare: tuple[str, ...]) -
         Row(row.where, {"site" if key == "dataset" else key: value for key, value in row.fields.items()})
         for row in rows
     )
-    entries = _entries(rows, images, ("lesion_id",), problems) if parts else []
+    entries = _entries(rows, images, "lesion_id", problems) if parts else []
     return list_entries(
         root,
         "HAM10000 as published; groups are lesions",
@@ -168,7 +172,7 @@ def _read_images(root: Path, name: str, table: Table, rare: tuple[str, ...], kno
         lacking.append(Problem(table.name, "needs image_id and dx with a folder images/, or path and label"))
     images = _Images((scan(root / "images"),), root)
     problems = [*table.problems, *lacking, *images.folders[0].problems]
-    entries = [] if lacking else _entries(table.rows, images, GROUP_COLUMNS, problems)
+    entries = [] if lacking else _entries(table.rows, images, _group_column(table.header), problems)
     return list_entries(
         root,
         f"images/ and {table.name}; {_group_words(table)}",
@@ -202,15 +206,14 @@ def _read_table_of_paths(
     return list_entries(root, layout, entries, name=name, known=known, rare=rare, problems=problems)
 
 
-def _entries(rows: Sequence[Row], images: "_Images", groups: Sequence[str], problems: list[Problem]) -> list[Entry]:
+def _entries(rows: Sequence[Row], images: "_Images", group: str, problems: list[Problem]) -> list[Entry]:
     entries = []
     for row in rows:
         name = row.fields["image_id"]
         file = images.find(row, name, problems)
         if file:
-            group = next((row.fields[column] for column in groups if column in row.fields), name)
             extra = {column: value for column, value in row.fields.items() if column not in ("image_id", "dx")}
-            entries.append(Entry(name, row.fields["dx"], group, file, row.where, extra))
+            entries.append(Entry(name, row.fields["dx"], row.fields[group] if group else name, file, row.where, extra))
     return entries
 
 
@@ -226,7 +229,8 @@ def _is_one(text: str) -> bool:
 
 
 def _group_column(header: Sequence[str]) -> str:
-    return next((column for column in GROUP_COLUMNS if column in header), "")
+    by_name = {column.casefold(): column for column in header}
+    return next((by_name[column] for column in GROUP_COLUMNS if column in by_name), "")
 
 
 def _group_words(table: Table) -> str:
@@ -247,15 +251,15 @@ class _Images:
                 stem, suffix = os.path.splitext(name)
                 file = f"{folder.path.relative_to(root).as_posix()}/{name}"
                 if suffix.lower() in SUFFIXES:
-                    here.setdefault(stem, []).append(file)
-                    here.setdefault(name, []).append(file)
+                    here.setdefault(one_form(stem), []).append(file)
+                    here.setdefault(one_form(name), []).append(file)
                 elif is_bare_dicom(folder.path / name):
-                    here.setdefault(name, []).append(file)
+                    here.setdefault(one_form(name), []).append(file)
             self._found = here | self._found
 
     def find(self, row: Row, name: str, problems: list[Problem]) -> str:
         """The file of an image, or "" and a problem."""
-        files = self._found.get(name, [])
+        files = self._found.get(one_form(name), [])
         self._used.update(files)
         if len(files) == 1:
             return files[0]

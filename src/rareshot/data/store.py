@@ -119,9 +119,12 @@ def prepare(
                 _write_table(folder, listing, stamps, size)
             observe(len(listing), len(listing))
     except OSError as error:
-        raise ValueError(
-            f"{folder}: the store cannot be written ({error.strerror}); name another folder (out)"
-        ) from error
+        way_out = "name another folder (out)"
+        if out is None:
+            way_out = (
+                f"make it elsewhere, `rareshot data prepare {path} --size {size} --out STORE`, and give STORE as --data"
+            )
+        raise ValueError(f"{folder}: the store cannot be written ({error.strerror}); {way_out}") from error
     return folder
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rareshot.data.files import BadFileError, read_file, shown
 
+SUFFIXES = (".csv", ".tsv", ".tab")
 MAX_TABLE_BYTES = 256 * 2**20
 MAX_FIELD = 4000
 """Characters of one field; a longer one is a quote that was never closed, or no table at all."""
