@@ -105,6 +105,36 @@ def test_a_killed_fit_resumes_to_the_same_weights(run: Path, made: Path, rare: t
     assert len((out / "log.jsonl").read_text().splitlines()) == 40
 
 
+def test_a_refused_fit_leaves_no_run_to_be_resumed(
+    made: Path, rare: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "maml", "--data", str(made), "--out", str(tmp_path / "run"), *SHORT, *rare]
+    assert main([*command, "--shot", "30"]) == 2
+    assert "each class needs shot" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert main([*command, "--iterations", "2", "--warmup", "0"]) == 0
+
+
+def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(
+    run: Path, made: Path, rare: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "maml", "--data", str(made), "--out", str(run), "--resume", *rare]
+    assert main([*command, *SHORT]) == 0
+    assert main([*command, *SHORT, "--iterations", "50", "--seed", "7"]) == 2
+    told = capsys.readouterr().err
+    assert "iterations=50 is asked for and the run has 40, seed=7 is asked for and the run has 0" in told
+
+
+def test_a_set_without_an_unseen_class_is_not_sent_to_evaluate(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = (*SHORT, "--iterations", "2", "--warmup", "0")
+    assert main(["fit", "maml", "--data", str(made), "--out", str(tmp_path / "run"), *short]) == 0
+    told = capsys.readouterr()
+    assert "caution: no class is kept unseen" in told.err
+    assert f"next: rareshot adapt {tmp_path / 'run'} --support PHOTOGRAPHS" in told.out
+
+
 @pytest.mark.long
 def test_twenty_kills_at_random_points_change_nothing(made: Path, rare: tuple[str, ...], tmp_path: Path) -> None:
     more = ("--iterations", "400", "--warmup", "200", "--validate-every", "100", *TINY)

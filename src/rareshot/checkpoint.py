@@ -117,7 +117,7 @@ def load_learner(folder: Path, method: Method | None = None) -> Learner:
         again = (
             "the same `rareshot federate` or `flwr run`"
             if "clients" in run.data
-            else f"`rareshot fit {run.name} --out {folder} --resume`"
+            else f"`rareshot fit {run.name} --data DATA --out {folder} --resume`"
         )
         raise FileNotFoundError(f"{folder} holds no learner yet; go on with {again}")
     method = method or run.method

@@ -41,8 +41,17 @@ def fit_run(
     with alone(folder, wait=False) as held:
         if not held:
             raise held_elsewhere(folder)
+        begun = (folder / "run.json").exists()
         write_run(folder, run)
-        return fit_held(folder, run, common, resume=resume, observe=observe, asked=asked)
+        try:
+            return fit_held(folder, run, common, resume=resume, observe=observe, asked=asked)
+        except ValueError:
+            if (
+                not begun and not (folder / "log.jsonl").stat().st_size
+            ):  # refused: a run that never was is not to be resumed
+                for name in ("run.json", "log.jsonl"):
+                    (folder / name).unlink()
+            raise
 
 
 def held_elsewhere(folder: Path) -> HeldElsewhereError:

@@ -13,7 +13,7 @@ import tyro
 
 from rareshot import __version__, config
 from rareshot.atomic import write_atomically
-from rareshot.commands.fit import method_name, scale_of
+from rareshot.commands.fit import method_name, say_next, scale_of
 from rareshot.commands.options import Machine, load_images, parse, size_of
 from rareshot.commands.terminal import CONSOLE, STATUS, progress, stoppable
 from rareshot.data.collection import LabelledImages
@@ -150,9 +150,7 @@ def _simulate(options: Simulate[Any], name: str, size: int, scale: str) -> None:
         at = Simulated(method, clients, options.out / "clients", options.seed, watch)
         run_rounds(options.out, run, at, local=options.local, fewest=len(clients))
     CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}", soft_wrap=True)
-    rare = [word for each in options.rare for word in ("--rare", each)]
-    words = ["rareshot", "evaluate", str(options.out), "--data", str(options.data), *rare]
-    CONSOLE.print(f"next: {shlex.join(words)}", soft_wrap=True)
+    say_next(options.out, options.data, options.rare, images)
 
 
 def _clients(

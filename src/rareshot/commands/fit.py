@@ -9,11 +9,13 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
+from rareshot import config
 from rareshot.backbones.efficientnet import imagenet
 from rareshot.checkpoint import last_training_state, warmup_state
 from rareshot.commands.events import tensorboard_writer
 from rareshot.commands.options import Machine, load_images, parse, size_of
 from rareshot.commands.terminal import CONSOLE, STATUS, Stop, progress, stoppable
+from rareshot.data.collection import LabelledImages
 from rareshot.methods import LABELS, METHODS, taught_by
 from rareshot.run_record import Run, read_run, versions
 from rareshot.runs import fit_run, share_a_warmup
@@ -74,6 +76,11 @@ def fit(args: Sequence[str]) -> None:
         "common": list(common.classes),
         "fingerprint": common.fingerprint(),
     }
+    if not images.card.rare:
+        STATUS.print(
+            "caution: no class is kept unseen, so nothing will be there to evaluate on; --rare NAME keeps one",
+            soft_wrap=True,
+        )
     resume = _resume_point(options, facts)
     first = resume.iteration if resume else 0
     if options.resume:
@@ -87,9 +94,15 @@ def fit(args: Sequence[str]) -> None:
         observe = _observer(options, stop, show)
         fit_run(options.out, run, common, resume=resume, observe=observe, asked=lambda: bool(stop.number))
     CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}", soft_wrap=True)
-    rare = [word for name in options.rare for word in ("--rare", name)]
-    words = ["rareshot", "evaluate", str(options.out), "--data", str(options.data), *rare]
-    CONSOLE.print(f"next: {shlex.join(words)}", soft_wrap=True)
+    say_next(options.out, options.data, options.rare, images)
+
+
+def say_next(run: Path, data: Path, rare: Sequence[str], images: LabelledImages) -> None:
+    """What is to be done with a learner: to evaluate it, where there is something that it has not seen."""
+    words = ["evaluate", str(run), "--data", str(data), *(word for name in rare for word in ("--rare", name))]
+    if not images.card.rare:
+        words = ["adapt", str(run), "--support", "PHOTOGRAPHS", "--out", "FILE"]
+    CONSOLE.print(f"next: {shlex.join(['rareshot', *words])}", markup=False, soft_wrap=True)
 
 
 def method_name(args: Sequence[str], command: str, names: Collection[str] = METHODS) -> str:
@@ -121,6 +134,7 @@ def _run_of(options: Fit[Any], name: str, size: int) -> Run:
         run = read_run(out)
         if run.name != name:
             raise ValueError(f"{out} is a run of {run.name}, not of {name}; resume it with `rareshot fit {run.name}`")
+        _refuse_other_settings(options, run)
         return run
     if (out / "run.json").exists():
         raise ValueError(f"{out} holds a run already; go on with it by --resume, or choose another --out")
@@ -128,6 +142,27 @@ def _run_of(options: Fit[Any], name: str, size: int) -> Run:
     if at_scale(options.method, options.scale) != options.method:
         scale = "own"
     return Run(options.method, name, options.seed, size, scale, {}, versions())
+
+
+def _refuse_other_settings(options: Fit[Any], run: Run) -> None:
+    """What is asked for with --resume is the run's own, or is not asked for."""
+    asked, preset, own = (
+        dict(config.to_json(each)) for each in (options.method, _preset(options, run.name), run.method)
+    )
+    other = {
+        name: (value, own.get(name)) for name, value in asked.items() if value not in (preset[name], own.get(name))
+    }
+    other |= {"size": (options.size, run.size)} if options.size not in (None, run.size) else {}
+    other |= {"seed": (options.seed, run.seed)} if options.seed not in (0, run.seed) else {}
+    if other:
+        told = ", ".join(f"{name}={value} is asked for and the run has {its}" for name, (value, its) in other.items())
+        raise ValueError(
+            f"{options.out}: {told}; a run is resumed as it was begun: leave it out, or choose another --out"
+        )
+
+
+def _preset(options: Fit[Any], name: str) -> Method:
+    return at_scale(METHODS[name], options.scale)
 
 
 def _resume_point(options: Fit[Any], facts: dict[str, Any]) -> TrainingState | None:
