@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from test_checkpoint_refused import HOSTILE
 from tiny import METHOD, RUN
 from torch import Tensor
 
-from rareshot.bundle import Bundle, load_bundle, save_bundle
+from rareshot.bundle import Bundle, _digest, load_bundle, save_bundle
 from rareshot.checkpoint import load_state, refuse_larger, save_state, state_hash
 from rareshot.data.collection import LabelledImages
 from rareshot.methods import METHODS
 from rareshot.predict import load_classifier
+from rareshot.run_record import write_run
 from rareshot.support_set import MOST_PIXELS, SupportSet, refuse_too_many
 
 
@@ -93,6 +95,10 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def rewritten(file: Path, tensors: dict[str, Tensor], told: Any) -> None:
     text = told if isinstance(told, str) else json.dumps(told)
+    """As somebody does who means to: with the hash of what the file says now."""
+    with suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        told = json.loads(text)
+        text = json.dumps({**told, "whole": _digest(told, tensors)})
     save_state(file, tensors, {"rareshot": text})
 
 
@@ -121,7 +127,7 @@ def method_with(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (lambda told: {**told, "seed": True}, "seed=True"),
         (lambda told: {**told, "learner": 7}, "learner=7"),
         (lambda told: {**told, "hash": "0"}, "not those that its hash says"),
-        (lambda told: {**told, "format": 3}, "its format is 3; this version of rareshot reads 1 and 2"),
+        (lambda told: {**told, "format": 4}, "its format is 4; this version of rareshot reads 1 and 2 and 3"),
         (lambda told: {**told, "format": True}, "its format is True"),
         (lambda told: {**told, "trust": 5}, "its calibration has format None"),
         (lambda told: {**told, "versions": 5}, "not a sound classifier"),
@@ -171,6 +177,27 @@ def test_tensors_that_do_not_fit_are_refused(file: Path, change: dict[str, Tenso
     rewritten(file, tensors | change, metadata["rareshot"])
     with pytest.raises(ValueError, match=rf"c\.safetensors.*{message}"):
         load_classifier(file)
+
+
+@pytest.mark.parametrize("part", ["support/images", "support/labels", "classes", "names"])
+def test_a_file_that_was_changed_by_accident_is_refused(file: Path, part: str) -> None:
+    tensors, metadata = load_state(file)
+    told = json.loads(metadata["rareshot"])
+    if part in tensors:
+        tensors[part] = tensors[part].flip(0)
+    else:
+        told[part][0] += "x"
+    save_state(file, tensors, {"rareshot": json.dumps(told)})
+    with pytest.raises(
+        ValueError, match="names or calibration are not what they were: the file was changed; adapt again"
+    ):
+        load_classifier(file)
+
+
+def test_a_run_in_the_place_of_a_classifier_is_told_apart(tmp_path: Path) -> None:
+    write_run(tmp_path, RUN)
+    with pytest.raises(FileNotFoundError, match="is a run, and no classifier yet; make one with `rareshot adapt"):
+        load_classifier(tmp_path)
 
 
 def test_weights_that_are_not_finite_are_refused_whatever_the_hash_says(bundle: Bundle, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from rareshot.predict import (
     image_files,
     load,
     load_classifier,
+    passed_over,
 )
 from rareshot.predictions import write_answers
 from rareshot.run_record import write_run
@@ -172,9 +173,10 @@ def test_a_file_that_cannot_be_read_is_named_and_has_a_row_with_its_reason(
         rows = list(csv.DictReader(lines))
     assert [row["predicted"] != "" for row in rows] == [False, True, False, False]
     assert rows[0]["lupus"] == ""
-    assert [row["warnings"][:12] for row in rows] == ["is not an im", "", "does not exi", "is a folder,"]
+    assert [row["warnings"][:12] for row in rows] == ["is not an im", "", "does not exi", "is a folder "]
     told = capsys.readouterr().err
     assert f"{bad}: is not an image" in told
+    assert "empty: is a folder without an image file" in told
     assert "none.png: does not exist" in told
     assert main(["predict", str(file), str(bad)]) == 2
     assert "none of 1 images could be read" in capsys.readouterr().err
@@ -208,6 +210,15 @@ def test_folders_give_all_images_inside_once_and_nothing_hidden(tmp_path: Path) 
         put(tmp_path / name, 9, 0) if not name.endswith("txt") else (tmp_path / name).write_text("x")
     found = image_files([tmp_path, tmp_path / "b.png", "note.txt"])
     assert found == [*(str(tmp_path / name) for name in ("a.JPG", "b.png", "deep/c.tif")), "note.txt"]
+    (tmp_path / "linked").symlink_to(tmp_path / "deep")
+    link = f"{tmp_path / 'linked'}: a link to a folder is not followed"
+    assert passed_over([tmp_path, "note.txt"]) == [link, f"{tmp_path / 'note.txt'}: is not an image file by its suffix"]
+
+
+def test_photographs_of_one_name_can_be_told_apart(tmp_path: Path) -> None:
+    for at, name in enumerate(("lupus/p0/1.png", "lupus/p1/1.png", "lupus/p1/2.png", "rosacea/p0/1.png")):
+        put(tmp_path / name, 20 * at, at)
+    assert read_support(tmp_path, 16).names == ("p0/1.png", "p1/1.png", "2.png", "1.png")
 
 
 def test_a_table_of_paths_is_a_support_set_too(photos: Path) -> None:

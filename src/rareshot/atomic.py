@@ -12,7 +12,12 @@ def replacing(file: Path) -> Iterator[IO[bytes]]:
     """Write what stands in `file` once all of it is on the disk: till then, and after an error, it is as it was."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as out:
+        opened = temporary.open("wb")
+    except OSError as error:
+        error.filename = str(file)  # nobody has named the other
+        raise
+    try:
+        with opened as out:
             yield out
             out.flush()
             os.fsync(out.fileno())

@@ -7,11 +7,13 @@ state/<name>       the learner's state
 support/images     (s, 3, size, size) uint8
 support/labels     (s,) int64
 trust/<name>       where the learner was calibrated: a copy of its `Trust`
-metadata           one JSON text, `rareshot`: the run that the learner comes from, its name and hash, classes, file names, seed
+metadata           one JSON text, `rareshot`: the run that the learner comes from, its name and hash, classes, file names, seed,
+                   and a hash of all of the file
 
 The same learner, images and seed give the same file, byte by byte: no date is in it.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,9 +31,9 @@ from rareshot.trust.left_out import refuse_transductive
 from rareshot.trust_file import Trust, trust_of
 from rareshot.types import Classifier, Learner, State
 
-FORMAT = 2
-READ = (1, 2)
-"""Formats that are read; 1 has no `trust`."""
+FORMAT = 3
+READ = (1, 2, 3)
+"""Formats that are read; 1 has no `trust`, 1 and 2 no `whole`."""
 MOST_STEPS = 1000
 """Steps of adaptation that a file may ask for; methods take 10 to 50."""
 
@@ -113,6 +115,7 @@ def save_bundle(file: Path, bundle: Bundle) -> Path:
         "trust": bundle.trust.to_json() if bundle.trust else None,
         "versions": dict(bundle.versions),
     }
+    told["whole"] = _digest(told, tensors)
     # ASCII: a file name that is no UTF-8 goes through.
     return save_state(file, tensors, {"rareshot": json.dumps(told)})
 
@@ -124,6 +127,10 @@ def load_bundle(file: Path) -> Bundle:
         FileNotFoundError: if there is no such file.
         ValueError: naming the file, if it is damaged, too large, or no classifier.
     """
+    if (file / "run.json").is_file():
+        raise FileNotFoundError(
+            f"{file} is a run, and no classifier yet; make one with `rareshot adapt {file} --support PHOTOGRAPHS --out FILE`"
+        )
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such classifier; make one with `rareshot adapt LEARNER --out {file}`")
     tensors, metadata = load_state(file)
@@ -161,10 +168,18 @@ def _bundle_of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle
         raise ValueError(f"seed={seed!r} or learner={learner!r} is of the wrong kind")
     if told["hash"] != state_hash(state):
         raise ValueError("the learner's weights are not those that its hash says: the file was changed")
+    if told["format"] > 2 and told["whole"] != _digest(told, tensors):
+        raise ValueError("its images, labels, names or calibration are not what they were: the file was changed")
     trust = None if told["format"] == 1 or told["trust"] is None else trust_of(told["trust"], trusted, told["hash"])
     if trusted and trust is None:
         raise ValueError("it holds a reference but no calibration")
     return Bundle(run, learner, state, SupportSet(images, labels, classes, names), seed, dict(told["versions"]), trust)
+
+
+def _digest(told: Mapping[str, Any], tensors: State) -> str:
+    """Of all that the file says but this: who changes it by accident is found out; who means to can write it anew."""
+    text = json.dumps({name: value for name, value in told.items() if name != "whole"}, sort_keys=True)
+    return hashlib.sha256(f"{text} {state_hash(tensors)}".encode()).hexdigest()
 
 
 def run_of_others(values: Any) -> Run:

@@ -21,7 +21,7 @@ from torch import Tensor
 from rareshot.bundle import Bundle, load_bundle
 from rareshot.checkpoint import load_learner
 from rareshot.data.decode import decode
-from rareshot.data.files import BadFileError, Observe, ignore
+from rareshot.data.files import BadFileError, Observe, ignore, shown
 from rareshot.data.folders import is_image
 from rareshot.equal_parts import adapt_evenly
 from rareshot.methods import METHODS
@@ -266,7 +266,8 @@ def answer(predictor: Predictor, path: str) -> Answer:
     try:
         pixels = torch.from_numpy(decode(path, predictor.size)).permute(2, 0, 1).contiguous()
     except BadFileError as error:
-        return Answer(path, "", (), (error.reason,))
+        reason = "is a folder without an image file" if os.path.isdir(path) else error.reason
+        return Answer(path, "", (), (reason,))
     image = as_float(pixels)
     probabilities = predictor(image[None])[0]
     best = predictor.classes[int(probabilities.argmax())]
@@ -289,14 +290,30 @@ def image_files(paths: Sequence[str | Path]) -> list[str]:
     """
     found: list[str] = []
     for path in map(str, paths):
-        inside: list[str] = []
-        if os.path.isdir(path):
-            for root, folders, files in os.walk(path):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                named = [name for name in sorted(files) if not name.startswith(".")]
-                inside += [os.path.join(root, name) for name in named if is_image(Path(root, name))]
-        found += inside or [path]
+        found += [file for file, reason in _inside(path) if not reason] or [path]
     return list(dict.fromkeys(found))
+
+
+def passed_over(paths: Sequence[str | Path]) -> list[str]:
+    """What `image_files` leaves out of folders, hidden files aside: the path and the reason."""
+    return [f"{shown(file)}: {reason}" for path in paths for file, reason in _inside(str(path)) if reason]
+
+
+def _inside(path: str) -> Iterator[tuple[str, str]]:
+    """Each file in a folder, and why it is left out, or ""."""
+    unread: list[tuple[str, str]] = []
+
+    def note(error: OSError) -> None:
+        unread.append((str(error.filename), f"cannot be read: {error.strerror}"))
+
+    for root, folders, files in os.walk(path, onerror=note) if os.path.isdir(path) else ():
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = [os.path.join(root, name) for name in folders if os.path.islink(os.path.join(root, name))]
+        yield from ((link, "a link to a folder is not followed") for link in links)
+        for name in sorted(name for name in files if not name.startswith(".")):
+            known = is_image(Path(root, name))
+            yield os.path.join(root, name), "" if known else "is not an image file by its suffix"
+    yield from unread
 
 
 def _folder_of(name: str | Path) -> Path:

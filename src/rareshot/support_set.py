@@ -1,5 +1,6 @@
 """The k photographs of each class as they come from a user: read, decoded, checked, and what to be careful about."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +34,15 @@ class SupportSet:
     """Labelled photographs, decoded to one size, with the names of their files.
 
     Raises:
-        ValueError: if there are fewer than two classes or a class has no image, more than 1,000 images, a name twice, or one
-            picture in two classes.
+        ValueError: if there are fewer than two classes or a class has no image, more than 1,000 images, or one picture in two
+            classes.
     """
 
     images: UInt8[Tensor, "s 3 h w"]
     labels: Int[Tensor, " s"]
     classes: tuple[str, ...]
     names: tuple[str, ...]
-    """Base names of the files."""
+    """Base names of the files; with their folders, where several of a class have one base name."""
     left_out: tuple[str, ...] = ()
     """Files that lay there and were not used, with the reason."""
 
@@ -135,8 +136,18 @@ def read_support(path: str | Path, size: int, *, observe: Observe = ignore) -> S
         torch.from_numpy(np.stack([pixels[at] for at in range(len(listing))])).permute(0, 3, 1, 2).contiguous(),
         torch.tensor([classes.index(label) for label in listing.labels]),
         classes,
-        tuple(Path(file).name for file in listing.files),
+        _names(listing),
         tuple(map(str, listing.left_out)),
+    )
+
+
+def _names(listing: Listing) -> tuple[str, ...]:
+    """Names by which a photograph of a class can be found."""
+    base = [(label, Path(file).name) for label, file in zip(listing.labels, listing.files, strict=True)]
+    count = Counter(base)
+    return tuple(
+        name if count[label, name] == 1 else file.removeprefix(f"{label}/")
+        for (label, name), file in zip(base, listing.files, strict=True)
     )
 
 

@@ -19,11 +19,12 @@ from rareshot.predict import (
     answers,
     image_files,
     load_classifier,
+    passed_over,
 )
 from rareshot.predictions import line_of, refuse_column, write_answers
 
 MANY = 20
-"""Images from which on a progress bar is worth its line."""
+"""Images from which on a progress bar is worth its line; names that are shown of what is left out."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def predict(args: Sequence[str]) -> None:
     shares = prevalence_of(options.prevalence)
     predictor = replace(load_classifier(options.classifier), prevalence=shares, sets=options.sets)
     refuse_column(predictor.classes, sets=options.sets)
-    for caution in predictor.cautions():
+    left_out = passed_over(options.images)
+    more = [f"left out: and {len(left_out) - MANY} more"] if len(left_out) > MANY else []
+    for caution in [*predictor.cautions(), *(f"left out: {one}" for one in left_out[:MANY]), *more]:
         STATUS.print(f"caution: {caution}", markup=False, soft_wrap=True)
     told = []
     with data_progress("predict") as show:
