@@ -4,7 +4,7 @@ A stranger trains cells anew, with `rareshot reproduce … --out STRANGERS`, and
 
     python experiments/again.py --ours results/laptop --again STRANGERS/laptop --out results/again.jsonl
 
-Writes a line a cell: the AUC of every episode in both, and by which versions each was judged and trained. A folder with both
+Adds a line a cell: the AUC of every episode in both, and by which versions each was judged and trained. A folder with both
 trainings could not be reported on, since two files would hold one cell.
 """
 
@@ -30,18 +30,21 @@ def main(ours: Path, again: Path, out: Path) -> None:
     Args:
         ours: results of `rareshot reproduce`.
         again: the same of another machine.
-        out: the file of lines, written anew.
+        out: the file of lines; those that are there stay.
     """
     first = {_cell(each): each for each in gather(ours).evaluations}
+    there = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
     lines = []
     for each in gather(again).evaluations:
         one = first.get(_cell(each))
         if one is None or not same_episodes(one, each):
             raise ValueError(f"{each.file}: {ours} has no such cell on the same episodes; leave it out")
-        lines.append({**dict(zip(CELL, _cell(each), strict=True)), "ours": _told(one), "again": _told(each)})
+        line = {**dict(zip(CELL, _cell(each), strict=True)), "ours": _told(one), "again": _told(each)}
+        lines.append(json.dumps(line))
+    new = [line for line in lines if line not in there]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
-    print(f"{out}: {len(lines)} cells")
+    write_atomically(out, "".join(f"{line}\n" for line in [*there, *new]).encode())
+    print(f"{out}: {len(new)} cells added, {len(there)} were there")
 
 
 def _cell(evaluation: Evaluation) -> tuple[Any, ...]:

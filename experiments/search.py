@@ -79,6 +79,7 @@ def main(data: Path, out: Path, threads: int | None = None, only: tuple[int, ...
             line[f"{name}_auc_{steps}_steps"] = float(np.mean(areas))
         line["standard_error"] = float(np.std(areas) / len(areas) ** 0.5)
         line["method"] = asdict(method)
+        out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a") as lines:
             lines.write(json.dumps(line) + "\n")
 

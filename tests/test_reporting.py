@@ -251,6 +251,21 @@ def test_a_seed_that_has_just_begun_takes_none_away(tmp_path: Path) -> None:
     assert _cell(section, "MAML", "Episodes") == "6"
 
 
+def test_a_seed_that_is_still_judged_is_in_no_table(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        write_evaluation(tmp_path / f"maml{seed}", "maml", 1.5, seed=seed, episodes=90)
+        write_evaluation(tmp_path / f"daml{seed}", "daml", 1.0, seed=seed, episodes=3 if seed == 2 else 90)
+    write_evaluation(tmp_path / "anil", "anil", 9.0, episodes=1)
+    part = _part(tmp_path)
+    (section, *_) = difference_sections(part)
+    assert _cell(section, "MAML", "training seeds") == "0, 1"
+    assert _cell(section, "MAML", "Episodes") == "90"
+    assert [each.seed for line in part.of("daml") for each in line.at(5, "paper")] == [0, 1]
+    told = dict(row for row in making_section(part, tmp_path).table.rows)  # type: ignore[union-attr]
+    assert told["With fewer episodes than another seed's, and so in no table yet"] == "daml2/paper-2way-5shot.jsonl"
+    assert "is that of MAML" in report(tmp_path).html
+
+
 def test_trainings_on_other_images_are_no_seeds_of_one_method(tmp_path: Path) -> None:
     for seed in (0, 1):
         file = write_evaluation(tmp_path / str(seed), "daml", 1.0, seed=seed, plain=True, summary=False)

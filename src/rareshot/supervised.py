@@ -45,7 +45,7 @@ def cosine(lr: float, iterations: int) -> Callable[[int], float]:
 def balanced_batches(images: LabelledImages, *, batch: int, augment: Augment, seed: int) -> Callable[[int], Batch]:
     """Number → batch: every image is of a class drawn uniformly, of a lesion drawn from it, and then one of its images.
 
-    ISIC has 20 times as many nevi as actinic keratoses: drawn as they come, the rest would hardly be seen, and a lesion that
+    ISIC has 13 times as many nevi as basal cell carcinomas: drawn as they come, the rest would hardly be seen, and a lesion that
     was photographed six times would count six times.
 
     Raises:

@@ -66,7 +66,12 @@ def _lead(part: Part) -> str:
         only = "by image only" if any(each.by_image for each in part.evaluations) else "within single sites only"
         return f"{part.name}: evaluated {only}."
     shot = max(shots)
-    found = {line.label: mean for line in part.lines if (mean := line.mean(shot, protocol)) is not None}
+    whole = max(len(each.results) for line in part.lines for each in line.at(shot, protocol))
+    found = {
+        line.label: mean
+        for line in part.lines
+        if (mean := line.mean(shot, protocol)) is not None and len(line.at(shot, protocol)[0].results) == whole
+    }
     best = max(found, key=found.__getitem__)
     told = f"{part.name}: with {shot} images of each class the highest mean AUC, {found[best]:.1f} %, is that of {best}"
     daml = part.reference

@@ -67,7 +67,7 @@ def _differences(part: Part, protocol: str) -> Section | None:
         return None
     of_seeds = [_over_seeds(pairs) for _, _, pairs, _ in found]
     corrected = iter(holm([result.p_value for result in of_seeds if result]))
-    over_lesions = [_over_lesions(pairs[0]) for _, _, pairs, _ in found]
+    over_lesions = [_over_lesions(pairs[0], _count(pairs)) for _, _, pairs, _ in found]
     rows = []
     for (line, shot, pairs, result), seeds, lesions in zip(found, of_seeds, over_lesions, strict=True):
         rows.append(
@@ -201,14 +201,16 @@ def _count(pairs: Pairs) -> int:
     return min(len(each.results) for pair in pairs for each in pair)
 
 
-def _over_lesions(pair: tuple[Evaluation, Evaluation]) -> Interval | None:
-    """None where what was said of each image was not kept or is still being written, or the lesions are too few."""
+def _over_lesions(pair: tuple[Evaluation, Evaluation], count: int) -> Interval | None:
+    """Of the first `count` episodes.
+
+    None where what was said of each image was not kept or is still being written, or the lesions are too few.
+    """
     if not all(each.finished and each.over_lesions is not None for each in pair):
         return None
     scores = [scores_of(each) for each in pair]
     if scores[0] is None or scores[1] is None:
         return None
-    count = _count([pair])
     try:
         return bootstrap_pairs_over_groups(scores[0][:count], scores[1][:count])
     except TooFewLesionsError:

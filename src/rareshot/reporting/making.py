@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from rareshot.evaluation import PROTOCOLS
+from rareshot.experiments import ADAPTING
+from rareshot.methods.supervised import Supervised
 from rareshot.report import Section, Table
 from rareshot.reporting.lines import EPISODES, Part
 from rareshot.reporting.training import SAME
@@ -36,6 +38,9 @@ def making_section(part: Part, folder: Path) -> Section:
     stopped = [each.file.relative_to(folder).as_posix() for each in found if not each.finished]
     if stopped:
         rows.append(("Without a summary of all their lines: running, or stopped", "; ".join(stopped)))
+    begun = [each.file.relative_to(folder).as_posix() for line in part.lines for each in line.begun]
+    if begun:
+        rows.append(("With fewer episodes than another seed's, and so in no table yet", "; ".join(begun)))
     rows += [(f"Missing from {key}", words) for key, words in _missing(part)]
     text = f"""
     Drawn from the raw lines, one an episode, their summaries and the logs; a whole evaluation has {EPISODES} lines. No image, no
@@ -53,8 +58,16 @@ def _trained_with(part: Part) -> Iterable[Mapping[str, Any]]:
         if "versions" in run:
             yield run["versions"]
         for log in part.logs:
-            if all(log.run[name] == run[name] for name in SAME):
+            if "iterations" in log.run["method"] and _trains(log.run) == _trains(run):
                 yield log.run["versions"]
+
+
+def _trains(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a training; rows that differ in what plain training does not see share one."""
+    method = run["method"]
+    if method.get("kind") == Supervised.__name__:
+        method = {name: value for name, value in method.items() if name not in ADAPTING}
+    return {**{name: run[name] for name in SAME}, "method": method}
 
 
 def _asked(part: Part) -> tuple[str, ...]:
