@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from base64 import b64decode
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_results import write_evaluation, write_log
+from made_results import ROWS, made_run, write_evaluation, write_log
 from test_report import HOSTILE, Checked
 
 from rareshot.cli import main
@@ -28,6 +29,8 @@ from rareshot.reporting.making import making_section
 from rareshot.reporting.tables import table_sections
 from rareshot.reporting.training import fine_tuning_sections, training_sections
 from rareshot.reporting.twins import twin_sections
+from rareshot.run_record import write_run
+from rareshot.scales import at_scale
 from rareshot.statistics import interval, paired
 from rareshot.tables_text import latex, markdown
 
@@ -585,6 +588,18 @@ def test_making_says_what_is_missing_and_what_was_stopped(tmp_path: Path) -> Non
     assert told["Missing from table2, paper protocol"].startswith("7 of 8 cells: maml-resblocks-noaug (k = 5)")
     assert "maml (k = 1, 3);" in told["Missing from table1, paper protocol"]
     assert "not a medical device" in section.text
+
+
+def test_making_names_what_trained_the_network_of_a_row_of_features(tmp_path: Path) -> None:
+    """Rows of one plain training differ in what adapts, which run.json does not know."""
+    write_evaluation(tmp_path / "cells", "logistic-conv4", 1.0)
+    name, command, method = ROWS["logistic-conv4"].fitted(5)
+    run = replace(made_run(at_scale(method, "laptop"), command), versions={"rareshot": "0", "commit": "trained"})
+    write_run(tmp_path / "runs" / name, run)
+    (tmp_path / "runs" / name / "log.jsonl").write_text('{"iteration": 1, "loss": 0.5}\n')
+    section = making_section(_part(tmp_path), tmp_path)
+    assert section.table is not None
+    assert "commit trained" in dict(section.table.rows)["Trained with"]
 
 
 def test_making_names_each_version_once_and_what_ran_on_no_gpu(tmp_path: Path) -> None:
