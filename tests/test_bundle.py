@@ -94,8 +94,8 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def rewritten(file: Path, tensors: dict[str, Tensor], told: Any) -> None:
-    text = told if isinstance(told, str) else json.dumps(told)
     """As somebody does who means to: with the hash of what the file says now."""
+    text = told if isinstance(told, str) else json.dumps(told)
     with suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):
         told = json.loads(text)
         text = json.dumps({**told, "whole": _digest(told, tensors)})

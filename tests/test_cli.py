@@ -120,9 +120,20 @@ def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(
 ) -> None:
     command = ["fit", "maml", "--data", str(made), "--out", str(run), "--resume", *rare]
     assert main([*command, *SHORT]) == 0
+    assert main(command) == 0
+    capsys.readouterr()
     assert main([*command, *SHORT, "--iterations", "50", "--seed", "7"]) == 2
     told = capsys.readouterr().err
     assert "iterations=50 is asked for and the run has 40, seed=7 is asked for and the run has 0" in told
+    assert main([*command, "--iterations", "3000"]) == 2  # what a new run would have
+    assert "iterations=3000 is asked for and the run has 40" in capsys.readouterr().err
+
+
+def test_a_run_with_a_setting_of_later_versions_is_resumed(made: Path, rare: tuple[str, ...], tmp_path: Path) -> None:
+    short = (*SHORT, "--iterations", "2", "--warmup", "0", "--hessian", "bfloat16")
+    command = ["fit", "maml", "--data", str(made), "--out", str(tmp_path / "run"), *short, *rare]
+    assert main(command) == 0
+    assert main([*command, "--resume"]) == 0
 
 
 def test_a_set_without_an_unseen_class_is_not_sent_to_evaluate(

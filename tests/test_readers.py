@@ -239,6 +239,10 @@ def test_names_in_either_form_of_unicode_are_found(tmp_path: Path) -> None:
     table(tmp_path / "b" / "labels.csv", "image_id,dx,Patient_ID", [f"{composed},wart,p1"])
     listing = read_listing(tmp_path / "b")
     assert (listing.problems, listing.groups) == ((), ("p1",))
+    put(tmp_path / "c" / apart / f"{apart}.jpg")
+    table(tmp_path / "c" / "set.csv", "path,label,patient_id,Patient_ID", [f"{composed}/{composed}.jpg,wart,p1,row1"])
+    listing = read_listing(tmp_path / "c" / "set.csv")
+    assert (listing.problems, listing.files, listing.groups) == ((), (f"{apart}/{apart}.jpg",), ("p1",))
 
 
 def test_a_file_name_that_is_no_text_is_a_problem(tmp_path: Path) -> None:

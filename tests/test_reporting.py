@@ -257,8 +257,11 @@ def test_a_seed_that_has_just_begun_takes_none_away(tmp_path: Path) -> None:
 def test_a_seed_that_is_still_judged_is_in_no_table(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         write_evaluation(tmp_path / f"maml{seed}", "maml", 1.5, seed=seed, episodes=90)
-        write_evaluation(tmp_path / f"daml{seed}", "daml", 1.0, seed=seed, episodes=3 if seed == 2 else 90)
-    write_evaluation(tmp_path / "anil", "anil", 9.0, episodes=1)
+        going_on = seed == 2
+        write_evaluation(
+            tmp_path / f"daml{seed}", "daml", 1.0, seed=seed, episodes=3 if going_on else 90, summary=not going_on
+        )
+    write_evaluation(tmp_path / "anil", "anil", 9.0, episodes=1, summary=False)
     part = _part(tmp_path)
     (section, *_) = difference_sections(part)
     assert _cell(section, "MAML", "training seeds") == "0, 1"
@@ -267,6 +270,14 @@ def test_a_seed_that_is_still_judged_is_in_no_table(tmp_path: Path) -> None:
     told = dict(row for row in making_section(part, tmp_path).table.rows)  # type: ignore[union-attr]
     assert told["With fewer episodes than another seed's, and so in no table yet"] == "daml2/paper-2way-5shot.jsonl"
     assert "is that of MAML" in report(tmp_path).html
+
+
+def test_a_seed_that_is_taken_further_leaves_the_finished_ones_in_the_table(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        write_evaluation(tmp_path / str(seed), "daml", 1.0, seed=seed, episodes=7 if seed == 0 else 6, summary=seed > 0)
+    (line,) = _part(tmp_path).lines
+    assert [each.seed for each in line.at(5, "paper")] == [0, 1, 2]
+    assert not line.begun
 
 
 def test_trainings_on_other_images_are_no_seeds_of_one_method(tmp_path: Path) -> None:

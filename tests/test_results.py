@@ -12,7 +12,7 @@ from tiny_table import SMALL, lesions
 from rareshot.evaluation import METRICS, Plan, Protocol, Query, RunResult, plan
 from rareshot.judging import Asked, judge
 from rareshot.locks import hold
-from rareshot.results import header_of, read_queries, summary_of
+from rareshot.results import asked_of, header_of, read_queries, summary_of
 from rareshot.run_record import Run
 from rareshot.types import Classifier, Learner, Support
 
@@ -196,6 +196,12 @@ def test_a_blank_line_costs_no_answer(tmp_path: Path, learner: Learner, plans: l
         file.write_text("".join([first, "\n", *rest]))
     results, _ = judged(tmp_path, learner, plans)
     assert len(results) == len(plans) == len(read_queries(tmp_path / f"{NAME}.jsonl"))
+
+
+def test_the_default_of_site_is_the_same_told_or_not(learner: Learner) -> None:
+    site = {**header(learner), "protocol": "site"}
+    assert [asked_of({**site, "episodes": told}, "episodes") for told in (None, 100, 30)] == [100, 100, 30]
+    assert asked_of(header(learner), "episodes") is None
 
 
 def test_a_summary_says_what_it_was_asked_to_say(tmp_path: Path, learner: Learner, plans: list[Plan]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_bundle import rewritten
 from test_checkpoint_refused import HOSTILE
 from tiny import METHOD as LONGER
 from tiny import RUN
@@ -358,12 +359,12 @@ def test_a_forged_calibration_inside_a_classifier_is_refused_by_the_same_rules(
         ({"trust": None}, "holds a reference but no calibration"),
         ({"trust": {**told["trust"], "learner": "0"}}, "was measured on another learner"),
         ({"trust": 3}, "has format None"),
-        ({"format": 3}, "its format is 3; this version of rareshot reads 1 and 2"),
+        ({"format": 4}, "its format is 4; this version of rareshot reads 1 and 2 and 3"),
     ):
-        save_state(file, tensors, {"rareshot": json.dumps({**told, **change})})
+        rewritten(file, tensors, {**told, **change})
         with pytest.raises(ValueError, match=rf"c\.safetensors is not a sound classifier: .*{message}"):
             load_bundle(file)
-    save_state(file, tensors | {"trust/reference/moments.0.var": torch.ones(3)}, metadata)
+    rewritten(file, tensors | {"trust/reference/moments.0.var": torch.ones(3)}, told)
     assert main(["predict", str(file), str(tmp_path / "photos")]) == 2
     assert "c.safetensors: its reference does not fit the learner" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rareshot.evaluation import PROTOCOLS, Place, RunResult, by_pair, overall, query_scores
 from rareshot.lesion_bootstrap import QueryScores
 from rareshot.raw_lines import check, finite, read_json, whole_lines
-from rareshot.results import evaluations, read_queries, read_result
+from rareshot.results import asked_of, evaluations, read_queries, read_result
 from rareshot.statistics import Interval
 
 Array = npt.NDArray[Any]
@@ -153,7 +153,7 @@ class Evaluation:
 
 def same_episodes(first: Evaluation, second: Evaluation) -> bool:
     """Whether both met the same tasks, so that their difference can be taken episode by episode, as far as both go."""
-    if any(first.header.get(name) != second.header.get(name) for name in EPISODES):
+    if any(asked_of(first.header, name) != asked_of(second.header, name) for name in EPISODES):
         return False
     told = ([(each.episode, each.site, each.classes) for each in one.results] for one in (first, second))
     return all(a == b for a, b in zip(*told, strict=False))

@@ -15,7 +15,7 @@ from rareshot.atomic import write_atomically
 from rareshot.evaluation import Plan, Protocol, Query, RunResult, evaluate_together, line_of
 from rareshot.locks import HeldElsewhereError, hold
 from rareshot.raw_lines import read_json, text_of, whole_lines
-from rareshot.results import read_queries, read_result, summary_of
+from rareshot.results import asked_of, read_queries, read_result, summary_of
 from rareshot.run_record import versions
 from rareshot.types import Learner
 
@@ -166,8 +166,8 @@ def _done(lines: Path, header: Mapping[str, Any], plans: Sequence[Plan]) -> list
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Names of the fields that are not as before, those of the run and its method by themselves."""
-    for name, value in now.items():
-        old = before.get(name)
+    for name in now:
+        value, old = asked_of(now, name), asked_of(before, name)
         if isinstance(value, dict) and isinstance(old, dict) and name in ("run", "method"):
             yield from (f"{name}.{inner}" for inner in _differing(old, value))
         elif old != value:

@@ -296,7 +296,8 @@ def image_files(paths: Sequence[str | Path]) -> list[str]:
 
 def passed_over(paths: Sequence[str | Path]) -> list[str]:
     """What `image_files` leaves out of folders, hidden files aside: the path and the reason."""
-    return [f"{shown(file)}: {reason}" for path in paths for file, reason in _inside(str(path)) if reason]
+    told = [f"{shown(file)}: {reason}" for path in paths for file, reason in _inside(str(path)) if reason]
+    return list(dict.fromkeys(told))
 
 
 def _inside(path: str) -> Iterator[tuple[str, str]]:

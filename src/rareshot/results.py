@@ -17,6 +17,7 @@ import numpy as np
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import (
     METRICS,
+    SITE_EPISODES,
     Place,
     Query,
     RunResult,
@@ -66,6 +67,12 @@ def header_of(
         "episodes": episodes,
         "data": {"name": rare.card.name, "rare": list(rare.classes), "fingerprint": rare.fingerprint()},
     }
+
+
+def asked_of(header: Mapping[str, Any], name: str) -> Any:
+    """A field of a header; the number of episodes that `site` has if not told otherwise is that number, told or not."""
+    value = header.get(name)
+    return SITE_EPISODES if name == "episodes" and header.get("protocol") == "site" and value is None else value
 
 
 def summary_of(header: Mapping[str, Any], results: list[RunResult], queries: list[Query]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rareshot.atomic import write_atomically
-from rareshot.checkpoint import save_learner, save_training_state, save_warmup_state
+from rareshot.checkpoint import last_training_state, save_learner, save_training_state, save_warmup_state
 from rareshot.data.collection import LabelledImages
 from rareshot.locks import HeldElsewhereError, alone
 from rareshot.methods.maml import MAML
@@ -46,11 +46,11 @@ def fit_run(
         try:
             return fit_held(folder, run, common, resume=resume, observe=observe, asked=asked)
         except ValueError:
-            if (
-                not begun and not (folder / "log.jsonl").stat().st_size
-            ):  # refused: a run that never was is not to be resumed
-                for name in ("run.json", "log.jsonl"):
-                    (folder / name).unlink()
+            if not begun and last_training_state(folder) is None:  # refused: a run that never was is not to be resumed
+                (folder / "run.json").unlink()
+                log = folder / "log.jsonl"
+                if log.exists() and not log.stat().st_size:
+                    log.unlink()
             raise
 
 

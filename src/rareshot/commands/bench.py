@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.table import Table
 
 from rareshot import report
-from rareshot.atomic import replacing
 from rareshot.bench.picture import draw_roofline
 from rareshot.bench.problem import Problem
 from rareshot.bench.run import Plan, Record, run
@@ -52,10 +51,16 @@ def bench(args: Sequence[str]) -> None:
     use_threads(None)
     options.out.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
-    with replacing(options.out / "results.jsonl") as lines, stages() as show:
+    raw, measuring = (
+        options.out / "results.jsonl",
+        options.out / "results.jsonl.part",
+    )  # an earlier one stays until then
+    with measuring.open("w", encoding="utf-8") as lines, stages() as show:
         for record in run(plan, observe=show):
             records.append(record)
-            lines.write((json.dumps(record) + "\n").encode())
+            lines.write(json.dumps(record) + "\n")
+            lines.flush()
+    measuring.replace(raw)
     made = tables(records)
     pages = [describe(records[0]).replace("\n", "  \n") + "\n", *map(markdown, made)]
     (options.out / "table.md").write_text("\n".join(pages), encoding="utf-8")

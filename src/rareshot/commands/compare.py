@@ -13,7 +13,7 @@ from rareshot.commands.terminal import CONSOLE
 from rareshot.evaluated import EPISODES, Evaluation, read_evaluation, same_episodes, scores_of
 from rareshot.evaluation import LOWER_IS_BETTER, METRICS, place_of
 from rareshot.lesion_bootstrap import TooFewLesionsError, bootstrap_pairs_over_groups
-from rareshot.results import evaluations
+from rareshot.results import asked_of, evaluations
 from rareshot.statistics import paired
 
 SEEDS = (
@@ -81,8 +81,8 @@ def compare(args: Sequence[str]) -> None:
 def _unpaired(one: Evaluation, other: Evaluation) -> str:
     """Why two evaluations cannot be compared episode by episode; empty if they can."""
     for key in EPISODES:
-        if one.header.get(key) != other.header.get(key):
-            return f"the two differ in {key} ({one.header.get(key)} and {other.header.get(key)}), so nothing pairs"
+        if asked_of(one.header, key) != asked_of(other.header, key):
+            return f"the two differ in {key} ({asked_of(one.header, key)} and {asked_of(other.header, key)}), so nothing pairs"
     if not same_episodes(one, other):
         return "the two did not meet the same episodes in one order, so nothing pairs"
     if (count := min(len(one.results), len(other.results))) < 2:

@@ -13,7 +13,7 @@ from rareshot.commands.options import Machine, load_images, parse
 from rareshot.commands.terminal import CONSOLE, progress, stoppable
 from rareshot.data.collection import LabelledImages
 from rareshot.data.files import shown
-from rareshot.evaluation import METRICS, SITE_EPISODES, Protocol, RunResult, by_pair, overall, plan
+from rareshot.evaluation import METRICS, Protocol, RunResult, by_pair, overall, plan
 from rareshot.judging import Asked, judge
 from rareshot.methods import LABELS
 from rareshot.results import header_of, name_of
@@ -113,7 +113,7 @@ def evaluate_command(args: Sequence[str]) -> None:
         seed=options.seed,
         untrained=options.untrained,
         by_image=options.by_image,
-        episodes=options.episodes if options.protocol == "site" and options.episodes != SITE_EPISODES else None,
+        episodes=options.episodes if options.protocol == "site" else None,
     )
     with stoppable() as stop, progress(f"evaluate {options.protocol}", len(plans)) as show:
 

@@ -148,9 +148,9 @@ def _simulate(options: Simulate[Any], name: str, size: int, scale: str) -> None:
                 stop.raise_if_asked()
 
         at = Simulated(method, clients, options.out / "clients", options.seed, watch)
-        run_rounds(options.out, run, at, local=options.local, fewest=len(clients))
+        learner = run_rounds(options.out, run, at, local=options.local, fewest=len(clients))
     CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}", soft_wrap=True)
-    say_next(options.out, options.data, options.rare, images)
+    say_next(options.out, learner, options.data, options.rare, images)
 
 
 def _clients(

@@ -2,14 +2,13 @@
 
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from rareshot import config
 from rareshot.backbones.efficientnet import imagenet
 from rareshot.checkpoint import last_training_state, warmup_state
 from rareshot.commands.events import tensorboard_writer
@@ -20,7 +19,7 @@ from rareshot.methods import LABELS, METHODS, taught_by
 from rareshot.run_record import Run, read_run, versions
 from rareshot.runs import fit_run, share_a_warmup
 from rareshot.scales import SCALES, at_scale
-from rareshot.types import Method, Observe, Progress, TrainingState
+from rareshot.types import Learner, Method, Observe, Progress, TrainingState
 
 M = TypeVar("M", bound=Method)
 
@@ -60,10 +59,13 @@ class Fit(Generic[M]):
 def fit(args: Sequence[str]) -> None:
     """Parse and run `rareshot fit`."""
     name, scale = method_name(args, "fit"), scale_of(args)
-    preset = at_scale(METHODS[name], scale)
-    default = Fit(data=tyro.MISSING, out=tyro.MISSING, method=preset, scale=scale)
+    default: Fit[Any] = Fit(tyro.MISSING, tyro.MISSING, at_scale(METHODS[name], scale), scale)
+    begun = _begun(args)
+    if begun is not None and begun.name == name:
+        own: Any = begun.scale if begun.scale in SCALES and told(args, "--scale") is None else scale
+        default = replace(default, method=begun.method, scale=own, size=begun.size, seed=begun.seed)
     kind: Any = Fit
-    options: Fit[Any] = parse(kind[type(preset)], args[1:], f"rareshot fit {name}", default=default)
+    options: Fit[Any] = parse(kind[type(default.method)], args[1:], f"rareshot fit {name}", default=default)
     options.machine.start()
     size = size_of(options.size, scale)
     run = _run_of(options, name, size)
@@ -92,13 +94,15 @@ def fit(args: Sequence[str]) -> None:
     )
     with stoppable() as stop, progress(f"fit {name}", run.method.iterations) as show:
         observe = _observer(options, stop, show)
-        fit_run(options.out, run, common, resume=resume, observe=observe, asked=lambda: bool(stop.number))
+        learner = fit_run(options.out, run, common, resume=resume, observe=observe, asked=lambda: bool(stop.number))
     CONSOLE.print(f"learner: {options.out / 'learner.safetensors'}", soft_wrap=True)
-    say_next(options.out, options.data, options.rare, images)
+    say_next(options.out, learner, options.data, options.rare, images)
 
 
-def say_next(run: Path, data: Path, rare: Sequence[str], images: LabelledImages) -> None:
+def say_next(run: Path, learner: Learner, data: Path, rare: Sequence[str], images: LabelledImages) -> None:
     """What is to be done with a learner: to evaluate it, where there is something that it has not seen."""
+    if not images.card.rare and not learner.inductive:
+        return  # `adapt` takes none whose answers depend on other patients
     words = ["evaluate", str(run), "--data", str(data), *(word for name in rare for word in ("--rare", name))]
     if not images.card.rare:
         words = ["adapt", str(run), "--support", "PHOTOGRAPHS", "--out", "FILE"]
@@ -121,9 +125,22 @@ def method_name(args: Sequence[str], command: str, names: Collection[str] = METH
 
 def scale_of(args: Sequence[str]) -> Literal["paper", "laptop"]:
     """The preset decides the defaults of other options, so it is read before them; tyro reads and checks it again."""
-    told = [after for flag, after in pairwise(args) if flag == "--scale"]
-    told += [flag.removeprefix("--scale=") for flag in args if flag.startswith("--scale=")]
-    return "laptop" if told and told[-1] == "laptop" else "paper"
+    return "laptop" if told(args, "--scale") == "laptop" else "paper"
+
+
+def told(args: Sequence[str], flag: str) -> str | None:
+    """What stands behind a flag on the command line, the last of several; None: it is not there."""
+    found = [after for name, after in pairwise(args) if name == flag]
+    found += [word.removeprefix(f"{flag}=") for word in args if word.startswith(f"{flag}=")]
+    return found[-1] if found else None
+
+
+def _begun(args: Sequence[str]) -> Run | None:
+    """The run that is to be resumed, whose own settings hold where nothing is asked for; None: there is none."""
+    out = told(args, "--out")
+    return (
+        read_run(Path(out)) if out is not None and "--resume" in args and (Path(out) / "run.json").is_file() else None
+    )
 
 
 def _run_of(options: Fit[Any], name: str, size: int) -> Run:
@@ -145,24 +162,19 @@ def _run_of(options: Fit[Any], name: str, size: int) -> Run:
 
 
 def _refuse_other_settings(options: Fit[Any], run: Run) -> None:
-    """What is asked for with --resume is the run's own, or is not asked for."""
-    asked, preset, own = (
-        dict(config.to_json(each)) for each in (options.method, _preset(options, run.name), run.method)
-    )
-    other = {
-        name: (value, own.get(name)) for name, value in asked.items() if value not in (preset[name], own.get(name))
-    }
-    other |= {"size": (options.size, run.size)} if options.size not in (None, run.size) else {}
-    other |= {"seed": (options.seed, run.seed)} if options.seed not in (0, run.seed) else {}
-    if other:
-        told = ", ".join(f"{name}={value} is asked for and the run has {its}" for name, (value, its) in other.items())
+    """What is asked for with --resume is the run's own: `fit` gives the options the run's values where nothing is."""
+    names = [each.name for each in fields(run.method)]
+    other = {name: (getattr(options.method, name), getattr(run.method, name)) for name in names}
+    other |= {"size": (options.size, run.size), "seed": (options.seed, run.seed)}
+    if run.scale in SCALES:
+        other["scale"] = options.scale, run.scale
+    told = [
+        f"{name}={value} is asked for and the run has {its}" for name, (value, its) in other.items() if value != its
+    ]
+    if told:
         raise ValueError(
-            f"{options.out}: {told}; a run is resumed as it was begun: leave it out, or choose another --out"
+            f"{options.out}: {', '.join(told)}; a run is resumed as it was begun: leave it out, or choose another --out"
         )
-
-
-def _preset(options: Fit[Any], name: str) -> Method:
-    return at_scale(METHODS[name], options.scale)
 
 
 def _resume_point(options: Fit[Any], facts: dict[str, Any]) -> TrainingState | None:

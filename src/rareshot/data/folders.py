@@ -10,7 +10,7 @@ from rareshot.data.decode import SUFFIXES
 from rareshot.data.files import is_bare_dicom
 from rareshot.data.listing import Entry, Listing, list_entries
 from rareshot.data.tables import SUFFIXES as TABLE_SUFFIXES
-from rareshot.data.tables import Problem, read_table
+from rareshot.data.tables import Problem, header_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read_folder_a_class(
             Problem("images", "is the only folder, and there is no labels.csv beside it to name the classes")
         )
     for name in (name for name in names.files if name.lower().endswith(TABLE_SUFFIXES)):
-        header = set(read_table(root / name).header)
+        header = set(header_of(root / name))
         if {"path", "label"} <= header or {"image_id", "dx"} <= header:
             problems.append(
                 Problem(name, "names labels, and beside it the folders do: give the table itself, or move it away")

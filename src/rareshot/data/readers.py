@@ -229,7 +229,7 @@ def _is_one(text: str) -> bool:
 
 
 def _group_column(header: Sequence[str]) -> str:
-    by_name = {column.casefold(): column for column in header}
+    by_name = {column.casefold(): column for column in reversed(header)} | {column: column for column in header}
     return next((by_name[column] for column in GROUP_COLUMNS if column in by_name), "")
 
 
@@ -285,6 +285,7 @@ class _Inside:
     def __init__(self, root: Path) -> None:
         self._root = os.path.realpath(root)
         self._real: dict[str, str] = {}
+        self._forms: dict[str, dict[str, str]] = {}
 
     def check(self, text: str) -> tuple[str, str]:
         """(what is wrong or "", the path with forward slashes)."""
@@ -300,6 +301,8 @@ class _Inside:
             return f"path {text!r} cannot be followed: {error}", ""
 
     def _check_links(self, text: str, path: PurePosixPath) -> tuple[str, str]:
+        if not os.path.lexists(os.path.join(self._root, path)):
+            path = self._as_on_disk(path)
         full = os.path.join(self._root, path)
         parent = os.path.dirname(full)
         real = self._real.setdefault(parent, os.path.realpath(parent))
@@ -309,3 +312,15 @@ class _Inside:
         if not os.path.lexists(full):
             return f"file {text!r} does not exist", ""
         return "", str(path)
+
+    def _as_on_disk(self, path: PurePosixPath) -> PurePosixPath:
+        """With each name in the form that it has there (`one_form`)."""
+        found = PurePosixPath()
+        for part in path.parts:
+            folder = os.path.join(self._root, found)
+            if folder not in self._forms:
+                self._forms[folder] = (
+                    {one_form(name): name for name in os.listdir(folder)} if os.path.isdir(folder) else {}
+                )
+            found /= self._forms[folder].get(one_form(part), part)
+        return found

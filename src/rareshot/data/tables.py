@@ -10,6 +10,7 @@ from rareshot.data.files import BadFileError, read_file, shown
 
 SUFFIXES = (".csv", ".tsv", ".tab")
 MAX_TABLE_BYTES = 256 * 2**20
+MAX_HEADER = 2**18
 MAX_FIELD = 4000
 """Characters of one field; a longer one is a quote that was never closed, or no table at all."""
 
@@ -92,6 +93,17 @@ def read_table(path: Path) -> Table:
     if not header:
         problems.append(Problem(name, "has no header"))
     return Table(name, header, tuple(rows), tuple(problems))
+
+
+def header_of(path: Path) -> tuple[str, ...]:
+    """The columns of what may be a table, of which no more is read; empty where it is none."""
+    try:
+        with path.open("rb") if path.is_file() else io.BytesIO() as file:
+            line = file.readline(MAX_HEADER).decode("utf-8-sig")
+        fields = next(csv.reader([line], delimiter=max(",;\t", key=line.count), strict=True), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return ()
+    return tuple(field.strip() for field in fields)
 
 
 def _text(name: str, data: bytes) -> str:

@@ -66,12 +66,9 @@ def _lead(part: Part) -> str:
         only = "by image only" if any(each.by_image for each in part.evaluations) else "within single sites only"
         return f"{part.name}: evaluated {only}."
     shot = max(shots)
-    whole = max(len(each.results) for line in part.lines for each in line.at(shot, protocol))
-    found = {
-        line.label: mean
-        for line in part.lines
-        if (mean := line.mean(shot, protocol)) is not None and len(line.at(shot, protocol)[0].results) == whole
-    }
+    there = [line for line in part.lines if line.at(shot, protocol)]
+    done = [line for line in there if all(each.finished for each in line.at(shot, protocol))] or there
+    found = {line.label: mean for line in done if (mean := line.mean(shot, protocol)) is not None}
     best = max(found, key=found.__getitem__)
     told = f"{part.name}: with {shot} images of each class the highest mean AUC, {found[best]:.1f} %, is that of {best}"
     daml = part.reference
@@ -80,4 +77,4 @@ def _lead(part: Part) -> str:
         told += f"; {daml.label} has {ours:.1f} %"
     seeds = {each.seed for each in part.evaluations}
     trained = "one training seed" if len(seeds) == 1 else f"up to {len(seeds)} training seeds"
-    return f"{told} ({protocol} protocol, {len(found)} method{'s' if len(found) > 1 else ''}, {trained})."
+    return f"{told} ({protocol} protocol, {len(there)} method{'s' if len(there) > 1 else ''}, {trained})."

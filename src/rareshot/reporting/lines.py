@@ -48,21 +48,20 @@ class Line:
         return self.name + self.variant
 
     def at(self, shot: int, protocol: str, *, by_image: bool = False) -> tuple[Evaluation, ...]:
-        """One evaluation for each training seed, in their order; those that are still going on are no seeds yet (`begun`)."""
-        found = self._all_at(shot, protocol, by_image=by_image)
-        most = max((len(each.results) for each in found), default=0)
-        return tuple(each for each in found if len(each.results) == most)
+        """One evaluation for each training seed, in their order; one that is still short of the others is none yet (`begun`)."""
+        cell = (shot, protocol, by_image)
+        found = [each for each in self.evaluations if (each.shot, each.protocol, each.by_image) == cell]
+        lengths = [len(each.results) for each in found]
+        finished = [length for length, each in zip(lengths, found, strict=True) if each.finished]
+        enough = min(finished) if finished else max(lengths, default=0)
+        return tuple(each for each in found if len(each.results) >= enough)
 
     @property
     def begun(self) -> tuple[Evaluation, ...]:
-        """Evaluations with fewer episodes than another seed's."""
+        """Evaluations that go on and have fewer episodes than another seed's."""
         return tuple(
             each for each in self.evaluations if each not in self.at(each.shot, each.protocol, by_image=each.by_image)
         )
-
-    def _all_at(self, shot: int, protocol: str, *, by_image: bool) -> tuple[Evaluation, ...]:
-        cell = (shot, protocol, by_image)
-        return tuple(each for each in self.evaluations if (each.shot, each.protocol, each.by_image) == cell)
 
     def is_twin_of(self, other: "Line") -> bool:
         """Are the two the same in all that both wrote down, but for the norm?"""
