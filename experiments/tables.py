@@ -508,8 +508,9 @@ def again(lines: Lines) -> str:
         row = ROWS[line["row"]]
         used = line["again"].get("trained", line["again"]["versions"])
         on = used.get("gpu", used.get("cpu", "not recorded"))
-        drawn.append([row.label, row.backbone, str(line["shot"]), cells[0], on, cells[1], apart])
-    header = ["method", "backbone", "k", "first training", "trained again on", "AUC", "difference, over episodes"]
+        told = [row.label, row.backbone, str(line["shot"]), str(line["seed"])]
+        drawn.append([*told, cells[0], on, cells[1], apart])
+    header = ["method", "backbone", "k", "seed", "first training", "trained again on", "AUC", "difference, over episodes"]
     return markdown(header, drawn)
 
 
