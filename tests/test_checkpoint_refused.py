@@ -153,7 +153,7 @@ def test_a_folder_without_a_run_says_how_to_make_one(tmp_path: Path) -> None:
 def test_a_run_that_is_not_finished_says_how_to_go_on(tmp_path: Path) -> None:
     write_run(tmp_path, RUN)
     with pytest.raises(
-        FileNotFoundError, match=r"holds no learner yet; go on with `rareshot fit daml --out .* --resume`"
+        FileNotFoundError, match=r"holds no learner yet; go on with `rareshot fit daml --data DATA --out .* --resume`"
     ):
         load_learner(tmp_path)
 
