@@ -510,7 +510,16 @@ def again(lines: Lines) -> str:
         on = used.get("gpu", used.get("cpu", "not recorded"))
         told = [row.label, row.backbone, str(line["shot"]), str(line["seed"])]
         drawn.append([*told, cells[0], on, cells[1], apart])
-    header = ["method", "backbone", "k", "seed", "first training", "trained again on", "AUC", "difference, over episodes"]
+    header = [
+        "method",
+        "backbone",
+        "k",
+        "seed",
+        "first training",
+        "trained again on",
+        "AUC",
+        "difference, over episodes",
+    ]
     return markdown(header, drawn)
 
 
