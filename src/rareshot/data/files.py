@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 Observe = Callable[[int, int], None]
@@ -32,6 +32,12 @@ class BadFileError(ValueError):
 def one_form(name: str) -> str:
     """A name in Unicode's composed form: archives of macOS have é in two parts, which no reader can tell from one."""
     return unicodedata.normalize("NFC", name)
+
+
+def in_known_form(names: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """The names as they are known, where they differ from that in the form of their letters alone."""
+    forms = {one_form(name): name for name in known}
+    return tuple(forms.get(one_form(name), name) for name in names)
 
 
 def ignore(done: int, total: int) -> None:

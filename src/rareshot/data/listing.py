@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from rareshot.data.cards import DataCard
-from rareshot.data.files import one_form
+from rareshot.data.files import in_known_form, one_form
 from rareshot.data.tables import Problem
 
 Array = npt.NDArray[Any]
@@ -179,8 +179,7 @@ def _alike(classes: Sequence[str]) -> list[Problem]:
 def _with_rare(card: DataCard, rare: tuple[str, ...], found: list[Problem]) -> DataCard:
     if not rare:
         return card
-    forms = {one_form(label): label for label in card.classes}
-    rare = tuple(forms.get(one_form(label), label) for label in rare)
+    rare = in_known_form(rare, card.classes)
     unknown = [label for label in rare if label not in card.classes]
     for label in unknown:
         found.append(Problem(f"rare class {label!r}", f"is not in the data; there are {', '.join(card.classes)}"))

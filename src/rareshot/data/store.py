@@ -25,7 +25,7 @@ from rareshot.atomic import replacing
 from rareshot.data.cards import DataCard
 from rareshot.data.collection import LabelledImages, number_groups
 from rareshot.data.decode import decode, square
-from rareshot.data.files import BadFileError, Observe, ignore, one_form, read_file
+from rareshot.data.files import BadFileError, Observe, ignore, in_known_form, read_file
 from rareshot.data.listing import Listing, refuse
 from rareshot.data.manifest import (
     FORMAT,
@@ -186,8 +186,7 @@ def _open_as_asked(folder: Path, size: int, rare: tuple[str, ...]) -> LabelledIm
         raise ValueError(
             f"{folder}: holds images of {images.size} pixels, not {size}; name the data set it was made from"
         )
-    forms = {one_form(name): name for name in images.classes}
-    rare = tuple(forms.get(one_form(name), name) for name in rare)
+    rare = in_known_form(rare, images.classes)
     unknown = sorted(set(rare) - set(images.classes))
     if unknown:
         raise ValueError(f"{folder}: no class {', '.join(unknown)} to be rare; there are {', '.join(images.classes)}")
