@@ -1,4 +1,4 @@
-"""The tables of README.md, docs/results.md, docs/federated.md and docs/trust.md, from the raw lines in results/.
+"""The tables of README.md and of the pages of docs/ that have figures, from the raw lines in results/.
 
     python experiments/tables.py --write
 
@@ -28,7 +28,8 @@ from rareshot.statistics import Interval, interval, paired
 from rareshot.tables_text import markdown_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("README.md", "docs/results.md", "docs/federated.md", "docs/trust.md")
+PAGES = ("results", "baselines", "flatters", "certainty", "federated", "trust")
+FILES = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 SEVERAL = 3
 """Training seeds from which an interval over them says something; two are given one by one."""
 

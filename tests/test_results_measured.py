@@ -1,4 +1,4 @@
-"""The tables of README.md, docs/results.md and docs/federated.md are those of the committed raw lines."""
+"""The tables of README.md and of the pages with figures are those of the committed raw lines."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ import pytest
 from rareshot import machine
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("results", "baselines", "flatters", "certainty", "federated", "trust")
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,11 @@ def lines(tables: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tables.read(results)
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/results.md", "docs/federated.md", "docs/trust.md"])
+@pytest.mark.parametrize("file", ["README.md", *(f"docs/{page}.md" for page in PAGES)])
 def test_the_tables_are_those_of_the_raw_lines(tables: ModuleType, lines: Any, file: str) -> None:
     text = (ROOT / file).read_text()
     assert file in tables.FILES
+    assert len(tables.FILES) == 1 + len(PAGES)
     assert "<!-- end -->" in text
     assert text == tables.filled(text, lines), f"{file}: run `python experiments/tables.py --write`"
 

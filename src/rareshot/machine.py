@@ -15,7 +15,7 @@ def round_alike() -> bool:
     """Let torch compute by the instructions that all PCs have, so that they round alike; False where nothing was changed.
 
     A sum of 8 numbers at once is rounded otherwise than one of 16; training carries that on, and after 1000 iterations two
-    networks are some points of AUC apart (docs/results.md, "Trained again"). To be called before torch computes anything. A
+    networks are some points of AUC apart (docs/certainty.md, "Trained again"). To be called before torch computes anything. A
     CPU without AVX2 is left as it is, and so is a process for which one of these variables has been set: that one has chosen.
     """
     if any(name in os.environ for name in INSTRUCTIONS) or not torch.cpu._is_avx2_supported():
