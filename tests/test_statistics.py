@@ -90,9 +90,16 @@ def test_p_values_equal_those_of_scipy(n, digits):
     a, b = rng.normal(0.8, 0.1, n).round(digits), rng.normal(0.75, 0.1, n).round(digits)
     ours, theirs = paired(a, b, "over episodes"), stats.ttest_rel(a, b)
     assert ours.p_value == pytest.approx(theirs.pvalue)
-    assert ours.p_wilcoxon == pytest.approx(stats.wilcoxon(a - b).pvalue)
+    assert ours.p_wilcoxon == pytest.approx(stats.wilcoxon((a - b).round(12)).pvalue)
     assert (ours.interval.low, ours.interval.high) == pytest.approx(theirs.confidence_interval())
     assert (ours.mean, ours.n) == (pytest.approx((a - b).mean()), n)
+
+
+@pytest.mark.parametrize("base", [100, 150, 180, 200, 210])
+def test_equal_differences_of_auc_tie_whatever_the_level(base):
+    d = np.array([1, 1, 1, 2, 2, -1, -1, 3, -2, 1, 1, 2, -1, 1, 3, -1, 2, 1, -3, 1] * 2)
+    ours = paired((base + d) / 225, np.full(40, base / 225), "over episodes")
+    assert ours.p_wilcoxon == pytest.approx(stats.wilcoxon(d).pvalue)
 
 
 def test_turning_the_pair_round_turns_the_difference_round():
@@ -171,6 +178,13 @@ def test_critical_difference_is_that_of_the_published_table(methods, q):
 def test_the_best_method_has_rank_one_and_ties_share():
     ranks, _ = average_ranks(np.array([[0.9, 0.5, 0.5], [0.8, 0.7, 0.6]]))
     assert ranks.tolist() == [1.0, 2.25, 2.75]
+
+
+def test_means_over_seeds_that_differ_by_rounding_alone_share_a_rank():
+    one, other = np.mean([0.1, 0.2, 0.3]), np.mean([0.3, 0.2, 0.1])
+    assert one != other
+    ranks, _ = average_ranks(np.array([[one, other], [one, other]]))
+    assert ranks.tolist() == [1.5, 1.5]
 
 
 def test_ranks_need_a_full_matrix_of_methods():

@@ -317,6 +317,13 @@ def test_a_task_that_is_not_finite_is_skipped_counted_and_recorded(where: str, b
     assert all(value.isfinite().all() for value in weights.values())
 
 
+def test_a_task_whose_weight_leaves_the_floats_is_skipped() -> None:
+    loss = DifficultyAware(eta=300, form="paper")
+    weights, log = outer_loop(lambda number: 20.0 if number == 2 else 0.5, iterations=1, meta_loss=loss)
+    assert log.records[0]["skipped"] == 1
+    assert all(value.isfinite().all() for value in weights.values())
+
+
 def test_an_iteration_without_a_finite_task_moves_nothing() -> None:
     weights, log = outer_loop(lambda number: math.nan)
     assert state_hash(weights) == state_hash({name: value.detach() for name, value in NET.named_parameters()})

@@ -132,13 +132,13 @@ def paired(a: Sequence[float] | Array, b: Sequence[float] | Array, kind: str, le
         )
     d = x - y
     n, mean, sd = len(d), float(d.mean()), _sd(d)
-    if not d.any():
+    if not _tied(d).any():
         return Paired(interval(d, kind, level), 1.0, 1.0, None)
     t = mean / (sd / math.sqrt(n)) if sd else math.inf
     return Paired(
         interval=interval(d, kind, level),
         p_value=float(2 * stats.t.sf(abs(t), n - 1)),
-        p_wilcoxon=float(stats.wilcoxon(d).pvalue),
+        p_wilcoxon=float(stats.wilcoxon(_tied(d)).pvalue),
         needed=_needed(mean, sd, level),
     )
 
@@ -157,8 +157,14 @@ def average_ranks(matrix: Array) -> tuple[Array, float]:
         )
     tasks, k = matrix.shape
     q = float(stats.studentized_range.ppf(0.95, k, np.inf)) / math.sqrt(2)
-    ranks: Array = stats.rankdata(-matrix, axis=1)
+    ranks: Array = stats.rankdata(-_tied(matrix), axis=1)
     return ranks.mean(axis=0), q * math.sqrt(k * (k + 1) / (6 * tasks))
+
+
+def _tied(values: Array) -> Array:
+    """For ranks: AUCs are fractions, and what differs by the rounding of a difference or a mean alone is equal."""
+    rounded: Array = np.round(values, 12)
+    return rounded
 
 
 def _needed(mean: float, sd: float, level: float) -> int | None:

@@ -6,6 +6,7 @@ curriculum has learnt: these are the `TrainingState`, and training resumed from 
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -134,11 +135,11 @@ def train_episodic(
         drawn = [task_of(number, classes) for number, classes in zip(numbers, chosen, strict=True)]
         data_seconds = time.perf_counter() - begun
         results = gradients_of(weights, [task for task, _ in drawn])
-        finite = [_is_finite(result) for result in results]
-        skipped += [number for number, good in zip(numbers, finite, strict=True) if not good]
-        _stop_if_diverged(skipped, iteration, outer.tasks)
         losses = torch.tensor([result.loss for result in results], dtype=torch.float64)
         slopes = difficulty_weight(outer.meta_loss(iteration), losses, drawn[0][0].way).tolist()
+        finite = [_is_finite(result) and math.isfinite(slope) for result, slope in zip(results, slopes, strict=True)]
+        skipped += [number for number, good in zip(numbers, finite, strict=True) if not good]
+        _stop_if_diverged(skipped, iteration, outer.tasks)
         used = [index for index, good in enumerate(finite) if good]
         norms = [_norm(results[index].gradient) if finite[index] else float("nan") for index in range(outer.tasks)]
         if used:

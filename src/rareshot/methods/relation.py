@@ -64,7 +64,7 @@ class RelationNet:
     meta_lr: float = 1e-3
     """Adam's rate."""
     decay: float = 0.1
-    """The meta rate is multiplied by this when the warm-up ends."""
+    """The meta rate is multiplied by this when the warm-up ends: without one, from the first iteration on."""
     clip: float = 10.0
     """Largest norm of one task's gradient in the outer loop."""
     augment: bool = True
