@@ -133,10 +133,18 @@ def test_a_learners_file_is_not_its_folder(folder: Path, learner: EpisodicLearne
         {"iteration": "7", "skipped": '["x"]'},
         {"iteration": "9" * 5000, "skipped": "[]"},
         {"iteration": "7", "skipped": "[" * 100_000},
+        {"iteration": "7", "skipped": "[Infinity]"},
     ],
 )
 def test_a_checkpoint_without_sound_metadata_is_refused(tmp_path: Path, metadata: dict[str, str]) -> None:
     file = save_state(tmp_path / "checkpoint-000007.safetensors", {"weights/a": torch.ones(1)}, metadata)
+    with pytest.raises(ValueError, match=r"checkpoint-000007.safetensors is not a checkpoint of rareshot"):
+        load_training_state(file)
+
+
+def test_a_checkpoint_of_numbers_that_nobody_computes_with_is_refused(tmp_path: Path) -> None:
+    weights = {"weights/a": torch.ones(1).to(torch.float8_e4m3fn)}
+    file = save_state(tmp_path / "checkpoint-000007.safetensors", weights, {"iteration": "7", "skipped": "[]"})
     with pytest.raises(ValueError, match=r"checkpoint-000007.safetensors is not a checkpoint of rareshot"):
         load_training_state(file)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from made_results import write_evaluation
 from PIL import Image
+from rich.table import Table
 
 from rareshot.checkpoint import last_training_state, load_learner, state_hash
 from rareshot.cli import main
@@ -254,6 +255,10 @@ def test_a_report_writes_over_nothing_else(tmp_path: Path, capsys: pytest.Captur
             "--size 1200: images have 1 to 1024 pixels",
         ),
         (["fit", "maml", "--data", "DATA", "--out", "OUT", "--size", "0"], "--size 0: images have 1 to 1024 pixels"),
+        (["fit", "maml", "--data", "DATA", "--out", "OUT", "--seed", str(2**63)], "must be at least 0 and below 2^63"),
+        (["fit", "maml", "--data", "DATA", "--out", ""], "an argument is empty (an unset variable?)"),
+        (["fit", "maml", "--data", "DATA", "--out="], "--out= is empty (an unset variable?)"),
+        (["evaluate", "RUN", "--data", "DATA", "--seed", "-1"], "seed=-1 must be at least 0"),
         (["evaluate", "OUT", "--data", "DATA"], "holds no run"),
         (
             ["evaluate", "RUN", "--data", "DATA", "--protocol", "site", "--way", "3"],
@@ -347,6 +352,18 @@ def test_a_name_is_printed_as_it_is() -> None:
         with console.capture() as told:
             console.print("photo:a:1.jpg [bold]x")
         assert told.get() == "photo:a:1.jpg [bold]x\n"
+
+
+def test_what_a_terminal_would_obey_is_printed_with_escapes() -> None:
+    table = Table("site")
+    table.add_row("\x1b]0;theirs\x07\u202e")
+    for console in (CONSOLE, STATUS):
+        with console.capture() as told:
+            console.print("a\x1b[2Jb\nc d é")
+            console.print(table)
+        assert "a\\x1b[2Jb\nc d é\n" in told.get()
+        assert "\\x1b]0;" in told.get()
+        assert not {"\x1b", "\x07", "\u202e"} & set(told.get())
 
 
 def test_python_m_rareshot_is_rareshot() -> None:

@@ -239,7 +239,9 @@ def test_within_asks_for_as_many_queries_as_the_smallest_class_gives() -> None:
 
 
 def test_more_classes_than_there_are_are_refused() -> None:
-    with pytest.raises(ValueError, match="way=5, but there are 4 classes: a, b, c, d; name more"):
+    with pytest.raises(
+        ValueError, match="way=5 needs 5 classes, and here there are 4: a, b, c, d; to train keep fewer"
+    ):
         Episodes(simple(), EpisodeSpec(5, 1, 1), seed=0)
 
 

@@ -1,6 +1,7 @@
 """Raw lines under a folder: all are found, none that is damaged or contradictory is taken."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,12 @@ def test_summary_of_episodes_that_fill_no_whole_draw_is_taken(tmp_path: Path) ->
 def test_damaged_summary_is_refused(tmp_path: Path, text: str) -> None:
     write_evaluation(tmp_path, "maml", 1.0).with_suffix(".summary.json").write_text(text)
     with pytest.raises(ValueError, match=r"paper-2way-5shot\.summary\.json.* is damaged"):
+        gather(tmp_path)
+
+
+def test_a_pipe_among_the_results_is_refused_and_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "paper-2way-5shot.jsonl")
+    with pytest.raises(ValueError, match="is not a regular file; move it away"):
         gather(tmp_path)
 
 

@@ -239,6 +239,14 @@ def test_every_class_of_a_folder_counts_whatever_known_set_it_resembles(tmp_path
     assert read_support(table, 16).classes == names
 
 
+def test_a_learner_of_more_steps_than_a_file_takes_is_refused_before_it_is_adapted(run: Path, photos: Path) -> None:
+    told = json.loads((run / "run.json").read_text())
+    theirs = Path(shutil.copytree(run, run.parent / "patient"))
+    (theirs / "run.json").write_text(json.dumps({**told, "method": {**told["method"], "test_steps": 1001}}))
+    with pytest.raises(ValueError, match="test_steps=1001; a classifier's file and a shared learner take at most 1000"):
+        adapt_to(theirs, photos)
+
+
 def test_a_runs_folder_comes_before_a_word(
     made: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -324,6 +324,14 @@ def test_a_forged_npz_is_refused_before_memory_is_set_aside(tmp_path: Path) -> N
         read_listing(file)
 
 
+def test_an_array_whose_header_does_not_end_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (3,\n"
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("train_images.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
+        file.writestr("train_labels.npy", b"")
+    assert "is not a sound array" in check(tmp_path / "x.npz").bad[0].reason
+
+
 def test_an_npz_with_a_damaged_lzma_stream_or_name_is_refused(tmp_path: Path) -> None:
     file = make_npz(tmp_path / "x.npz")
     with zipfile.ZipFile(file) as archive:
@@ -349,6 +357,11 @@ def test_an_unknown_layout_says_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder or file"):
         read_listing(tmp_path / "none")
     with pytest.raises(ValueError, match=r"has no layout that rareshot knows; known are: images/ with labels\.csv"):
+        read_listing(tmp_path)
+    (tmp_path / "1.jpg").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"holds 1 images and no labels: put those of each class into a folder of their"
+    ):
         read_listing(tmp_path)
     (tmp_path / "mine.csv").write_text("path,label\n")
     with pytest.raises(ValueError, match=r"has no labels\.csv; if mine\.csv is the table"):

@@ -306,8 +306,9 @@ UNSOUND: list[tuple[Callable[[Path], object], str]] = [
     ),
     (summary(metrics={"auc": {"mean": 0.5, "low": 0, "high": 1, "n": 3, "kind": 5}}), "is no sound summary"),
     (summary(pairs="x"), r"paper-2way-2shot\.summary\.json is no sound summary"),
-    (linked, r"learner\.safetensors: is .*device"),
+    (linked, r"learner\.safetensors: is a link that leads out"),
     (piped, r"run\.json: is "),
+    (lambda folder: (folder / "README.md").symlink_to("/etc/hostname"), r"README\.md: is a link that leads out"),
 ]
 
 
@@ -319,6 +320,24 @@ def test_what_is_not_sound_is_refused_by_name_and_leaves_nothing(
     with pytest.raises((ValueError, FileNotFoundError), match=told):
         pull(str(run), tmp_path / "back")
     assert sorted(os.listdir(tmp_path)) == ["run"]
+
+
+def test_a_run_with_deeply_nested_facts_travels_or_is_refused(run: Path, tmp_path: Path) -> None:
+    deep: Any = []
+    for _ in range(600):
+        deep = [deep]
+    changed(data={"name": "isic2018", "common": [], "extra": deep})(run)
+    pull(str(run), tmp_path / "back")
+
+
+def test_links_of_a_hubs_cache_are_followed(run: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "cache" / "snapshots" / "1"
+    (tmp_path / "cache" / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(run.iterdir())):
+        shutil.copy(file, tmp_path / "cache" / "blobs" / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    assert pull(str(snapshot), tmp_path / "back").name == "daml"
 
 
 def test_a_forged_number_of_classes_takes_no_memory(run: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from made_sets import make_class_folders, make_images, make_npz, make_table, put
 from PIL import Image
 
+from rareshot.atomic import write_atomically
 from rareshot.data import parallel
 from rareshot.data import store as room
 from rareshot.data.decode import decode
@@ -162,9 +163,14 @@ def test_a_longer_or_missing_file_is_refused(data: Path) -> None:
         {"groups": [10**30] * 12},
         {"classes": ["mole", "scar", [1]]},
         {"classes": ["mole", "scar", 1.5]},
+        {"card": {"name": "../../elsewhere", "title": ""}},
+        {"card": {"name": "/elsewhere", "title": ""}},
+        {"card": {"name": "..", "title": ""}},
+        {"card": {"name": "mine", "title": "", "licence": 5}},
+        {"card": {"name": "mine", "title": "", "rare": [5]}},
     ],
 )
-def test_a_forged_table_with_a_right_hash_is_still_refused(data: Path, forged: dict[str, list[Any]]) -> None:
+def test_a_forged_table_with_a_right_hash_is_still_refused(data: Path, forged: dict[str, Any]) -> None:
     folder = prepare(data, 12)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "table.json").write_text(json.dumps(json.loads((folder / "table.json").read_text()) | forged))
@@ -172,6 +178,34 @@ def test_a_forged_table_with_a_right_hash_is_still_refused(data: Path, forged: d
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="is not a sound store"):
         open_store(folder)
+
+
+@pytest.mark.parametrize("pixels", [b"", b"PK\3\4junk", b"\x93NUMPY\1\0\x20\0{'descr': '|u1', 'shape': (3,\n       "])
+def test_forged_pixels_with_a_right_hash_are_refused(data: Path, pixels: bytes) -> None:
+    folder = prepare(data, 12)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "pixels.npy").write_bytes(pixels)
+    manifest["files"]["pixels.npy"] = room.facts(folder / "pixels.npy")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="is not a sound store"):
+        open_store(folder)
+
+
+def test_a_small_npz_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    many = np.zeros((10_000, 8, 8, 3), np.uint8)
+    labels = np.arange(10_000, dtype=np.uint8).reshape(-1, 1) % 2
+    file = make_npz(tmp_path / "many.npz", size=8, train_images=many, train_labels=labels)
+    with pytest.raises(ValueError, match=r"images of 1024 pixels take 29 GiB of memory.*take a smaller --size"):
+        load(file, 1024)
+
+
+def test_a_file_is_not_written_through_a_planted_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda count: "00")
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / ".table.json.00.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "table.json", b"theirs")
+    assert (tmp_path / "victim").read_text() == "mine"
 
 
 @pytest.mark.parametrize("files", [{"pixels.npy": "sha256", "table.json": "sha256"}, ["pixels.npy"], {}, None])

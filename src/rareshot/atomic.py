@@ -1,6 +1,7 @@
 """Files that are there whole or as they were, whatever happens while they are written."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import IO
 @contextmanager
 def replacing(file: Path) -> Iterator[IO[bytes]]:
     """Write what stands in `file` once all of it is on the disk: till then, and after an error, it is as it was."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    # A name that nobody foresees, and no link: a stranger's folder may hold one that leads elsewhere.
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
-        opened = temporary.open("wb")
+        opened = temporary.open("xb")
     except OSError as error:
         error.filename = str(file)  # nobody has named the other
         raise

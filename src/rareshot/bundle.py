@@ -10,7 +10,7 @@ trust/<name>       where the learner was calibrated: a copy of its `Trust`
 metadata           one JSON text, `rareshot`: the run that the learner comes from, its name and hash, classes, file names, seed,
                    and a hash of all of the file
 
-The same learner, images and seed give the same file, byte by byte: no date is in it.
+The same learner, images and seed give the same file, byte for byte: no date is in it.
 """
 
 import hashlib
@@ -189,9 +189,19 @@ def run_of_others(values: Any) -> Run:
         ValueError: if a part is not sound, or beyond what is taken.
     """
     run = run_of(values)
-    if getattr(run.method, "test_steps", 0) > MOST_STEPS:
-        raise ValueError(f"test_steps={run.method.test_steps}; at most {MOST_STEPS} are taken")  # type: ignore[attr-defined]
+    refuse_steps(run)
     return run
+
+
+def refuse_steps(run: Run) -> None:
+    """What a classifier's file and a shared learner take: said before one is made, and where one is read.
+
+    Raises:
+        ValueError: if adapting takes more steps.
+    """
+    steps = getattr(run.method, "test_steps", 0)
+    if steps > MOST_STEPS:
+        raise ValueError(f"test_steps={steps}; a classifier's file and a shared learner take at most {MOST_STEPS}")
 
 
 def _texts(name: str, values: Any) -> tuple[str, ...]:

@@ -88,9 +88,12 @@ def load_training_state(file: Path) -> TrainingState:
             parts[part][own] = value
         skipped = tuple(map(int, json.loads(metadata["skipped"])))
         state = TrainingState(int(metadata["iteration"]), **parts, skipped=skipped)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file} is not a checkpoint of rareshot ({error!r})") from error
-    broken = [name for name, value in tensors.items() if not value.isfinite().all()]
+    try:
+        broken = [name for name, value in tensors.items() if not value.isfinite().all()]
+    except RuntimeError as error:  # of a kind of number that torch does not compute with, as float8
+        raise ValueError(f"{file} is not a checkpoint of rareshot ({error})") from error
     if broken:
         raise ValueError(f"{file} holds numbers that are not finite, in {', '.join(broken)}")
     return state

@@ -14,7 +14,7 @@ HELP = """rareshot: few-shot learning for rare-disease images. A research tool, 
 A few-shot learner is a function from a support set to a classifier:
 fit it on common diseases, adapt it to k images of each rare one.
 
-  rareshot demo                          the whole thing on made pictures, no download
+  rareshot demo                          the whole thing on synthetic images, no download
   rareshot data check|prepare|fetch      look at a data set, decode it once, download one
   rareshot adapt LEARNER                 a few photographs of each condition in, a classifier out
   rareshot predict CLASSIFIER IMAGES     what it says of new images
@@ -24,7 +24,7 @@ fit it on common diseases, adapt it to k images of each rare one.
   rareshot federate simulate METHOD      a training that the sites of one data set share, on this machine
   rareshot federate app METHOD           the same between hospitals, whose images stay there (Flower)
   rareshot push RUN / pull SOURCE        share a learner with its model card; fetch one
-  rareshot calibrate RUN                 how far can it be taken at its word? held-out common lesions say
+  rareshot calibrate RUN                 its probabilities and warnings, by held-out common lesions
   rareshot evaluate RUN                  judge a run on the rare diseases
   rareshot compare RUN RUN               is one better than the other beyond noise?
   rareshot reproduce table1|table2|..    the paper's tables, row by row, beside its figures
@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"rareshot {__version__}")
         return 0
-    from rareshot.commands.terminal import StoppedError  # torch is imported only when there is work
+    from rareshot.commands.terminal import StoppedError, printable  # torch is imported only when there is work
     from rareshot.training import TrainingDivergedError
 
     try:
@@ -64,7 +64,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left
         return 0
     except (ValueError, OSError) as error:
-        print(f"rareshot: {_printable(_told(error))}", file=sys.stderr)
+        print(f"rareshot: {printable(_told(error))}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        told = f" ({error})" if str(error) else ""
+        print(f"rareshot: not enough memory{told}; take smaller images (--size) or fewer of them", file=sys.stderr)
         return 2
     return 0
 
@@ -76,11 +80,6 @@ def _told(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
-
-
-def _printable(text: str) -> str:
-    """With escapes for what a terminal would obey: names in a message may be a stranger's."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _command(name: str) -> Callable[[Sequence[str]], None]:

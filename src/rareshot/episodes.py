@@ -156,7 +156,8 @@ class Episodes:
         if len(self._pools) < spec.way:
             names = ", ".join(self.images.classes)
             raise ValueError(
-                f"way={spec.way}, but there are {len(self._pools)} classes: {names or 'none'}; name more, or lower way"
+                f"way={spec.way} needs {spec.way} classes, and here there are {len(self._pools)}: {names or 'none'}; to train "
+                "keep fewer classes unseen, to evaluate keep more unseen, or lower way"
             )
         query = spec.query or 1
         need = spec.shot + query

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from rareshot.bundle import Bundle, load_bundle
+from rareshot.bundle import Bundle, load_bundle, refuse_steps
 from rareshot.checkpoint import load_learner
 from rareshot.data.decode import decode
 from rareshot.data.files import BadFileError, Observe, ignore, shown
@@ -219,6 +219,7 @@ def adapt_to(
         ValueError: as `load` and `rareshot.support_set.read_support`, or if the learner takes another number of classes.
     """
     run, learner = find_learner(name)
+    refuse_steps(run)
     images = support if isinstance(support, SupportSet) else read_support(support, run.size, observe=observe)
     if images.size != run.size:
         raise ValueError(

@@ -37,8 +37,10 @@ def text_of(file: Path) -> str:
     """What is written in a file.
 
     Raises:
-        ValueError: if it is no text.
+        ValueError: if it is no text, or no file but a pipe or device, which might never end.
     """
+    if file.exists() and not file.is_file():
+        raise ValueError(f"{file} is not a regular file; move it away")
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

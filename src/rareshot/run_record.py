@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "method": config.to_json(self.method)}
+        return {**vars(self), "method": config.to_json(self.method)}
 
 
 PACKAGES = ("rareshot", "torch", "numpy", "scipy", "scikit-learn", "timm")
@@ -117,8 +117,7 @@ def run_of(values: Any) -> Run:
     run = Run(**{**values, "method": config.from_json(KINDS, values["method"])})
     if type(run.size) is not int or not 1 <= run.size <= LARGEST:
         raise ValueError(f"size={run.size!r} must be a whole number up to {LARGEST}")
-    if not 0 <= run.seed < 2**63:
-        raise ValueError(f"seed={run.seed} must be at least 0 and below 2^63")
+    refuse_seed(run.seed)
     common, clients = run.data.get("common", []), run.data.get("clients", {})
     if not isinstance(common, list) or not all(isinstance(name, str) for name in common):
         raise ValueError(f"data.common={common!r} is not a list of names")
@@ -127,6 +126,16 @@ def run_of(values: Any) -> Run:
     ):
         raise ValueError(f"data.clients={clients!r} is not an object of clients with a number each")
     return run
+
+
+def refuse_seed(seed: int) -> None:
+    """A seed that torch, NumPy and a run's file take.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed} must be at least 0 and below 2^63")
 
 
 def _commit() -> str:

@@ -89,7 +89,7 @@ def pull(source: str, out: Path, *, hub: HfApi | None = None) -> Run:
             (stage / name).write_bytes(data)
         try:
             return check(stage)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, RecursionError) as error:
             raise ValueError(f"{source}: {str(error).replace(f'{stage}/', '')}") from error
 
 
@@ -134,8 +134,13 @@ def _repository(place: str) -> str | None:
 def _of_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
     names = [name for name in LIMITS if (folder / name).exists()]
     names += sorted(file.name for file in folder.iterdir() if SUMMARY.fullmatch(file.name))
+    # Hugging Face's cache holds links to its blobs.
+    within = folder.resolve(), folder.resolve().parent.parent / "blobs"
     for name in names:
-        yield name, read_file(folder / name, limit=LIMITS.get(name, MAX_BYTES))
+        target = (folder / name).resolve()
+        if not any(target.is_relative_to(each) for each in within):
+            raise ValueError(f"{folder / name}: is a link that leads out of the folder; put the file itself there")
+        yield name, read_file(target, limit=LIMITS.get(name, MAX_BYTES))
 
 
 def _of_hub(repository: str, source: str, hub: HfApi) -> Iterator[tuple[str, bytes]]:

@@ -4,7 +4,7 @@ reference/<name>   the `Reference`: what usual images look like to the learner
 metadata           one JSON text, `rareshot`: way → k → temperature, way → k → warning threshold, episodes, what images of another
                    kind were known, the learner's hash, versions
 
-The same data and learner give the same file, byte by byte. A classifier's file carries a copy, so that it stands by itself.
+The same data and learner give the same file, byte for byte. A classifier's file carries a copy, so that it stands by itself.
 """
 
 import json

@@ -1,6 +1,6 @@
 """A page to file: what a classifier said of some images, why, what would change it, and how it was made (not in the paper).
 
-One HTML file that loads nothing and holds no date: the same classifier, images and answers give the same page, byte by byte.
+One HTML file that loads nothing and holds no date: the same classifier, images and answers give the same page, byte for byte.
 Pictures are written anew from their pixels, so nothing that a photograph's file says of a patient comes along; its name does.
 """
 

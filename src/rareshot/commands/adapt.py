@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,6 +15,7 @@ from rareshot.data.files import shown
 from rareshot.machine import settle
 from rareshot.methods import taught_by
 from rareshot.predict import Predictor, adapt_to
+from rareshot.run_record import refuse_seed
 
 SHOWN = 10
 """Lines of the ranking."""
@@ -24,7 +26,7 @@ class Adapt:
     """Adapt a learner to a few photographs of each condition and write a classifier: one file, for `rareshot predict`.
 
     Put 1 to 5 photographs (more is fine, up to 1,000) of each of two or more conditions into a folder each, named after the
-    condition: photographs/lupus/1.jpg, photographs/rosacea/1.jpg. Nothing leaves this machine.
+    condition: photographs/dermatofibroma/1.jpg, photographs/angioma/1.jpg. Nothing leaves this machine.
 
     THE FILE HOLDS THE PHOTOGRAPHS, in small, and their file names: treat it as patient data. It is a research tool, not a
     medical device.
@@ -37,7 +39,7 @@ class Adapt:
     Then: rareshot predict lesions.safetensors new/ --out predictions.csv
     """
 
-    learner: tyro.conf.Positional[str]
+    learner: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LEARNER")]
     """A run's folder; or a word. isic2018-transfer: for dermoscopy, an ImageNet network trained further on common lesions;
     isic2018: a smaller one, meta-trained on them. Both come with rareshot, not for commercial use. pretrained: for anything, the
     ImageNet network itself (extra `pretrained`). A run's folder of that name comes before a word."""
@@ -57,8 +59,7 @@ def adapt(args: Sequence[str]) -> None:
     settle(options.threads)
     if options.out.exists():
         raise ValueError(f"{options.out} is there already; choose another --out, or remove it first")
-    if not 0 <= options.seed < 2**63:
-        raise ValueError(f"seed={options.seed} must be at least 0 and below 2^63")
+    refuse_seed(options.seed)
     begun = time.perf_counter()
     with data_progress("reading photographs") as show:
         predictor = adapt_to(options.learner, options.support, seed=options.seed, observe=show)

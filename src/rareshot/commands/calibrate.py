@@ -1,4 +1,4 @@
-"""`rareshot calibrate RUN`: how far can a learner be taken at its word? Measured once, on held-out common lesions."""
+"""`rareshot calibrate RUN`: a learner's temperature and warnings, measured once, on held-out common lesions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ FEWEST = 20
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Measure how far a learner can be taken at its word, and write RUN/trust.safetensors beside it.
+    """Calibrate a learner's probabilities and warnings, and write RUN/trust.safetensors.
 
     `adapt` and `predict` then give calibrated probabilities, warn of support images that may be mislabelled, and of images
     unlike those that the learner was fitted on. Only lesions of the common classes that were held out of training are
@@ -35,7 +35,7 @@ class Calibrate:
     Example: rareshot calibrate runs/daml --data isic2018/
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """A run's folder."""
     data: Path
     """The data set that it was fitted on; of a learner that hospitals share, the images of the one that asks."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.table import Table
@@ -35,9 +36,9 @@ class Compare:
     Example: rareshot compare runs/daml runs/maml
     """
 
-    first: tyro.conf.Positional[Path]
+    first: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """A run's folder with results of `rareshot evaluate`."""
-    second: tyro.conf.Positional[Path]
+    second: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Another; differences are first - second."""
     metric: str = "auc"
     """auc, accuracy, balanced_accuracy, sensitivity_at_specificity, brier or ece; of the last two lower is better."""

@@ -27,7 +27,7 @@ class Check:
     Example: rareshot data check my-images/ --rare rosacea --rare lupus
     """
 
-    path: tyro.conf.Positional[Path]
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
     """A folder (a folder a class; images/ + labels.csv; ISIC 2018; HAM10000; Dermofit), a table path,label[,group], or .npz."""
     rare: Rare = ()
     """A class to keep unseen; say it once for each. None: as the data set's card says."""
@@ -42,7 +42,7 @@ class Prepare:
     Example: rareshot data prepare isic2018/ --size 84
     """
 
-    path: tyro.conf.Positional[Path]
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
     """A data set; see `rareshot data check`."""
     size: int = 84
     """Image size in pixels a side, mostly 28 to 224."""
@@ -59,7 +59,7 @@ class Fetch:
     Example: rareshot data fetch isic2018 --out isic2018/
     """
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """isic2018 (2.6 GB), dermamnist, dermamnist_64, dermamnist_128 or dermamnist_224."""
     out: Path
     """Folder to put it in."""

@@ -1,4 +1,4 @@
-"""`rareshot demo`: the whole thing on made pictures, no download."""
+"""`rareshot demo`: the whole thing on synthetic images, no download."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import tyro
 from rareshot.commands.options import Machine, parse
 from rareshot.commands.terminal import CONSOLE, STATUS, stages
 from rareshot.demo import run_demo
+from rareshot.run_record import refuse_seed
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Demo:
 def demo(args: Sequence[str]) -> None:
     """Parse and run `rareshot demo`."""
     options = parse(Demo, args, "rareshot demo")
+    refuse_seed(options.seed)
     options.machine.start()
     STATUS.print("synthetic dermoscopy pictures: no patient, and no claim about one")
     with stages() as show:

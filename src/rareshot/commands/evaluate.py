@@ -17,7 +17,7 @@ from rareshot.evaluation import METRICS, Protocol, RunResult, by_pair, overall, 
 from rareshot.judging import Asked, judge
 from rareshot.methods import LABELS
 from rareshot.results import header_of, name_of
-from rareshot.run_record import Run, read_run
+from rareshot.run_record import Run, read_run, refuse_seed
 from rareshot.statistics import Interval
 from rareshot.types import Method
 
@@ -40,7 +40,7 @@ class Evaluate:
     Example: rareshot evaluate runs/daml --data isic2018/ --protocol full
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """A run's folder."""
     data: Path
     """A data set: folder, table, .npz or store; see `rareshot data check`."""
@@ -71,6 +71,7 @@ class Evaluate:
 def evaluate_command(args: Sequence[str]) -> None:
     """Parse and run `rareshot evaluate`."""
     options = parse(Evaluate, args, "rareshot evaluate")
+    refuse_seed(options.seed)
     options.machine.start()
     run = read_run(options.run)
     images = load_images(options.data, run.size, options.rare)

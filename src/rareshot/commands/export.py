@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -27,7 +28,7 @@ class Export:
     Example: rareshot export lesions.safetensors --out lesions.onnx
     """
 
-    classifier: tyro.conf.Positional[Path]
+    classifier: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CLASSIFIER")]
     """A file of `rareshot adapt`."""
     out: Path
     """The model's file, new; its name ends in .onnx."""

@@ -113,8 +113,8 @@ def federate(args: Sequence[str]) -> None:
     if options.local < 1:
         raise ValueError(f"--local {options.local}: at least 1 iteration is needed between two means")
     size = size_of(options.size, scale)
-    if options.seed < 0:
-        raise ValueError(f"--seed {options.seed}: a whole number from 0 on is needed")
+    if not 0 <= options.seed < 2**62:
+        raise ValueError(f"--seed {options.seed}: must be at least 0 and below 2^62, as each client counts on from it")
     options.method.blank(size)  # a network that cannot be built is said before anything begins
     own = options.method != preset or size != SCALES[scale].size
     if isinstance(options, App):
@@ -192,8 +192,8 @@ def _write_app(options: App[Any], name: str, size: int, scale: str) -> None:
     }
     options.app.mkdir(parents=True, exist_ok=True)
     written = "".join(
-        f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in told.items()
-    )  # such JSON is TOML
+        f"{key} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f") for key, value in told.items()
+    )  # such JSON is TOML, but for DEL
     write_atomically(options.app / "pyproject.toml", (APP + written).encode())
     CONSOLE.print(f"app: {options.app}", soft_wrap=True)
     CONSOLE.print(

@@ -16,7 +16,7 @@ from rareshot.commands.options import Machine, load_images, parse, size_of
 from rareshot.commands.terminal import CONSOLE, STATUS, Stop, progress, stoppable
 from rareshot.data.collection import LabelledImages
 from rareshot.methods import LABELS, METHODS, taught_by
-from rareshot.run_record import Run, read_run, versions
+from rareshot.run_record import Run, read_run, refuse_seed, versions
 from rareshot.runs import fit_run, share_a_warmup
 from rareshot.scales import SCALES, at_scale
 from rareshot.types import Learner, Method, Observe, Progress, TrainingState
@@ -26,12 +26,12 @@ M = TypeVar("M", bound=Method)
 
 @dataclass(frozen=True)
 class Fit(Generic[M]):
-    """Meta-train on the common diseases of a data set and leave a run's folder.
+    """Train a method on the common diseases of a data set and leave a run's folder.
 
     The folder holds run.json, log.jsonl, two checkpoints, and at the end learner.safetensors. Stop it when you like
     (Ctrl-C, SIGTERM, even kill -9): the same command with --resume goes on bit-identically.
 
-    Example: rareshot fit daml --data isic2018/ --out runs/daml --scale laptop
+    Example: rareshot fit METHOD --data isic2018/ --out runs/METHOD --scale laptop
     """
 
     data: Path
@@ -50,7 +50,7 @@ class Fit(Generic[M]):
     resume: bool = False
     """Go on from the last checkpoint in --out; method, size and seed are the run's."""
     branch_from: Path | None = None
-    """A run of the same data and seed that differs in meta_loss or decay alone: begin where its warm-up ended."""
+    """A run of the same data and seed that differs in the loss of Eq. (3) or --decay alone: begin where its warm-up ended."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra `tensorboard`)."""
     machine: tyro.conf.OmitArgPrefixes[Machine] = Machine()
@@ -66,6 +66,7 @@ def fit(args: Sequence[str]) -> None:
         default = replace(default, method=begun.method, scale=own, size=begun.size, seed=begun.seed)
     kind: Any = Fit
     options: Fit[Any] = parse(kind[type(default.method)], args[1:], f"rareshot fit {name}", default=default)
+    refuse_seed(options.seed)
     options.machine.start()
     size = size_of(options.size, scale)
     run = _run_of(options, name, size)

@@ -26,7 +26,7 @@ class Machine:
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int | None = None
-    """CPU threads; None: all cores. Plain training (finetune) rounds by their number: 1 for what others can train too."""
+    """CPU threads; None: all cores. Plain training (finetune) rounds by their number: 1 to train what others can repeat."""
 
     def start(self) -> None:
         """Settle threads, allocator and device."""
@@ -40,6 +40,9 @@ def parse(kind: Callable[..., T], args: Sequence[str], prog: str, **more: Any) -
     Raises:
         ValueError: in one line, where tyro would draw a box.
     """
+    empty = [each for each in args if not each or (each.startswith("--") and each.endswith("="))]
+    if empty:
+        raise ValueError(f"{empty[0] or 'an argument'} is empty (an unset variable?); this folder is written as .")
     said = io.StringIO()
     try:
         with redirect_stderr(said):

@@ -41,9 +41,9 @@ class Predict:
     Example: rareshot predict lesions.safetensors new/ another.jpg --out predictions.csv --report page.html
     """
 
-    classifier: tyro.conf.Positional[Path]
+    classifier: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CLASSIFIER")]
     """A file of `rareshot adapt`."""
-    images: tyro.conf.Positional[tuple[str, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGES [IMAGES ...]")]
     """Image files, and folders: all images inside."""
     out: Path | None = None
     """A .csv for the answers, replaced if it is there; None: they are printed."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -23,7 +24,7 @@ class ReportOptions:
     Example: rareshot report results --out report.html
     """
 
-    results: tyro.conf.Positional[Path]
+    results: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULTS")]
     """Folder under which `rareshot reproduce` or `rareshot evaluate` left results, at any depth."""
     out: Path = Path("report.html")
     """The page; the tables take its name with .md and .tex."""

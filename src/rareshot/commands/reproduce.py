@@ -48,7 +48,7 @@ class Reproduce:
     Example: rareshot reproduce table1 --data isic2018/ --rows maml --rows daml --shots 5
     """
 
-    table: tyro.conf.Positional[str]
+    table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
     """table1, table2, table3, twins, fig2 or fig3."""
     data: Path | None = None
     """A data set: folder, table, .npz or store; see `rareshot data check`. None: synthetic pictures, at the smoke scale only."""

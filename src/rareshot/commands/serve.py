@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
 import tyro
 
@@ -30,7 +31,7 @@ class Serve:
     Example: rareshot serve lesions.safetensors
     """
 
-    start: tyro.conf.Positional[str] = ""
+    start: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[LEARNER|CLASSIFIER]")] = ""
     """A learner (a run's folder, or a word of `rareshot adapt`), or the file of a classifier, which goes straight to new images.
     Empty: the person chooses among the learners that are here."""
     port: int = 7860

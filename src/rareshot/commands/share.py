@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -25,9 +26,9 @@ class Push:
     Example: rareshot push runs/daml hf://OWNER/NAME
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """A finished run's folder."""
-    target: tyro.conf.Positional[str]
+    target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
     """A new folder, or hf://OWNER/NAME for a Hugging Face repository (`hf auth login` first, or set HF_TOKEN)."""
 
 
@@ -40,7 +41,7 @@ class Pull:
     Example: rareshot pull hf://OWNER/NAME --out learner
     """
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """A folder, or hf://OWNER/NAME for a Hugging Face repository."""
     out: Path
     """The learner's folder, new."""

@@ -1,11 +1,12 @@
 """What every command needs of a terminal: a console, a progress bar, and a stop that leaves things whole."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
+from unicodedata import category
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,11 +17,29 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+
+
+def printable(text: str) -> str:
+    """With escapes for what a terminal would obey, but for line breaks: names in a text may be a stranger's."""
+    return "".join(ascii(each)[1:-1] if category(each) in UNSAFE and each != "\n" else each for each in text)
+
+
+UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of what is obeyed, not drawn: control characters, directions, halves of a pair, separators."""
+
+
+class _Terminal(Console):
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            safe = segment.text if segment.control else printable(segment.text)
+            yield segment if safe == segment.text else Segment(safe, segment.style)
+
 
 # emoji: a file called photo:a:1.jpg is no picture.
-CONSOLE = Console(highlight=False, markup=False, emoji=False)
+CONSOLE = _Terminal(highlight=False, markup=False, emoji=False)
 """For answers, on standard output."""
-STATUS = Console(stderr=True, highlight=False, markup=False, emoji=False)
+STATUS = _Terminal(stderr=True, highlight=False, markup=False, emoji=False)
 """For progress, on standard error: answers can be piped."""
 
 

@@ -88,7 +88,7 @@ class Report:
     sizes: Mapping[str, int]
     """"width x height" → images, most frequent first; of the images that can be read."""
     exact: tuple[Duplicates, ...]
-    """Files that are equal byte by byte."""
+    """Files that are equal byte for byte."""
     near: tuple[Duplicates, ...]
     """Pairs that look the same, exact ones left out; the first 1,000."""
     bad: tuple[Problem, ...]

@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -106,7 +107,16 @@ def _read_array(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> Array:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(file)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        SyntaxError,
+        TokenError,
+        RecursionError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         raise BadFileError(str(path), f"array {name} is not a sound array: {str(error)[:200]}") from error
     if dtype.kind not in "iu" or fortran:
         raise BadFileError(str(path), f"array {name} must hold integers in C order; got {dtype}")

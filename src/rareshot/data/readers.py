@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from rareshot.data.cards import DERMOFIT, ISIC2018, PAD_UFES_20, DataCard
 from rareshot.data.decode import SUFFIXES
 from rareshot.data.files import BadFileError, is_bare_dicom, one_form
-from rareshot.data.folders import Folder, read_folder_a_class, scan
+from rareshot.data.folders import Folder, is_image, read_folder_a_class, scan
 from rareshot.data.listing import Entry, Listing, list_entries
 from rareshot.data.medmnist import read_npz
 from rareshot.data.tables import SUFFIXES as SUFFIXES_OF_TABLES
@@ -97,6 +97,12 @@ def _read_folder(root: Path, rare: tuple[str, ...], known: Sequence[DataCard]) -
     if tables:
         raise BadFileError(
             str(root), f"has no labels.csv; if {tables[0]} is the table of path,label, name that: {root / tables[0]}"
+        )
+    images = sum(is_image(root / name) for name in names.files)
+    if images:
+        raise BadFileError(
+            str(root),
+            f"holds {images} images and no labels: put those of each class into a folder of their own; {_HELP}",
         )
     raise BadFileError(str(root), f"has no layout that rareshot knows; {_HELP}")
 

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from rareshot.data.manifest import (
     facts,
     read_manifest,
 )
+from rareshot.data.medmnist import MAX_ARRAY_BYTES
 from rareshot.data.parallel import each
 from rareshot.data.places import CHUNKS, beside, in_cache, is_writable, make_folder
 from rareshot.data.readers import read_listing
@@ -145,8 +147,8 @@ def open_store(folder: str | Path) -> LabelledImages:
         table = json.loads(read_file(folder / TABLE, limit=MAX_TABLE_BYTES))
         if not all(isinstance(name, str) for name in table["classes"]):
             raise ValueError("a class is called by something that is no text")
-        return _assemble(table, np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        return _assemble(table, np.lib.format.open_memmap(folder / PIXELS, mode="r"))  # neither zip nor pickle
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, TokenError) as error:
         raise ValueError(f"{folder}: is not a sound store ({error}); run prepare again") from error
 
 
@@ -201,6 +203,12 @@ def _from_array(listing: Listing, size: int) -> LabelledImages:
     assert source is not None
     pixels = source
     if source.shape[1] != size:
+        need = len(source) * size * size * 3
+        if need > MAX_ARRAY_BYTES:
+            raise ValueError(
+                f"{len(source):,} images of {size} pixels take {need / 2**30:.0f} GiB of memory; at most "
+                f"{MAX_ARRAY_BYTES / 2**30:.0f} are used for a .npz: take a smaller --size"
+            )
         pixels = np.empty((len(source), size, size, 3), np.uint8)
         for i, image in each(lambda image: square(Image.fromarray(image), size), list(source)):
             pixels[i] = image
@@ -208,17 +216,28 @@ def _from_array(listing: Listing, size: int) -> LabelledImages:
 
 
 def _assemble(table: dict[str, Any], pixels: Array) -> LabelledImages:
-    card: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table["card"].items()}
     return LabelledImages(
         pixels=pixels,
         labels=np.array(table["labels"], dtype=np.int64),
         classes=tuple(table["classes"]),
         groups=np.array(table["groups"], dtype=np.int64),
         ids=np.array(table["ids"]),
-        card=DataCard(**card),
+        card=_card(table["card"]),
         columns={name: np.array(values) for name, values in table["columns"].items()},
         sources=np.array(table["sources"]) if "sources" in table else None,
     )
+
+
+def _card(values: dict[str, Any]) -> DataCard:
+    """As a store has written it, or a stranger: results go into a folder of its name."""
+    told: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
+    card = DataCard(**told)
+    texts = (card.name, card.title, card.site_column, card.licence, card.citation, *card.common, *card.rare)
+    if not all(isinstance(text, str) for text in (*texts, *card.classes.values())):
+        raise ValueError("its card has something that is no text where a text should be")
+    if card.name in (".", "..") or set(card.name) & set("/\\\0"):
+        raise ValueError(f"its card is called {card.name!r}, which is no folder's name")
+    return card
 
 
 def _table(listing: Listing) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Eq. (3) weighs each task by its own loss, so a hospital can weigh its tasks by itself: a client goes some iterations of
 Algorithm 1 on its own common diseases, the server takes the mean of what the clients send back, and the next round begins
-there. With one client that holds all images this is `fit`, bit by bit.
+there. With one client that holds all images this is `fit`, bit for bit.
 
 McMahan, Moore, Ramage, Hampson, Agüera y Arcas: Communication-Efficient Learning of Deep Networks from Decentralized Data,
 AISTATS 2017, arXiv 1602.05629 (federated averaging). Chen, Luo, Dong, Li, He: Federated Meta-Learning with Fast Convergence

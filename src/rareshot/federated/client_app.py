@@ -21,6 +21,7 @@ from rareshot.data.store import load
 from rareshot.federated import Episodic, refuse_other_than_episodic
 from rareshot.federated.client import enough, introduce, train_round
 from rareshot.federated.records import CONFIG, STATE, arrays_of, state_of
+from rareshot.federated.server import one_line
 from rareshot.machine import settle, use_device
 from rareshot.methods import KINDS
 from rareshot.run_record import LARGEST
@@ -68,7 +69,7 @@ def _answered(message: Message, answer: Callable[[dict[str, Any]], RecordDict]) 
     try:
         return Message(answer(dict(message.content.config_records[CONFIG])), reply_to=message)
     except Exception as error:
-        print(f"rareshot: {type(error).__name__}: {error}", flush=True)
+        print(f"rareshot: {type(error).__name__}: {one_line(str(error))}", flush=True)
         failed = ConfigRecord({"failed": f"{type(error).__name__} at the client; its own log says more"})
         return Message(RecordDict({CONFIG: failed}), reply_to=message)
 

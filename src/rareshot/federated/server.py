@@ -138,7 +138,7 @@ def pixels_of(state: State) -> dict[str, torch.Tensor]:
 
 
 def mean_state(states: Sequence[State]) -> dict[str, torch.Tensor]:
-    """The mean of each weight; of one state, that state bit by bit."""
+    """The mean of each weight; of one state, that state bit for bit."""
     return {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
         for name, value in states[0].items()

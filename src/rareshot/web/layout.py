@@ -117,7 +117,7 @@ def _card(gr: Any, number: int, *, shown: bool) -> Card:
     with gr.Group(visible=shown, elem_id=f"condition-{number}", elem_classes="rs-condition") as frame:
         name = gr.Textbox(
             label=f"Name of condition {number}",
-            placeholder="for example: lupus",
+            placeholder="for example: dermatofibroma",
             max_length=200,
             elem_id=f"name-{number}",
         )
