@@ -336,7 +336,7 @@ def differences(lines: Lines, name: str) -> str:
         one, other = (each for row in (key, less) for each in runs_of(part, ROWS[row], shot, "paper") if not each.seed)
         found.setdefault((part.scale, key, less), {})[shot] = less_by_episode(one, other)
     shots = sorted({shot for cells in found.values() for shot in cells})
-    header = ["scale", "seed 0 of", "less", *(f"k = {shot}" for shot in shots)]
+    header = ["scale", "row, seed 0", "minus row", *(f"k = {shot}" for shot in shots)]
     keys = [ROWS[key] for _, *both, _ in DIFFERENCES[name] for key in both]
     backbones = len({row.backbone for row in keys}) > 1
 
