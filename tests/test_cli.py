@@ -328,6 +328,15 @@ def test_a_strangers_names_reach_the_terminal_as_text(
     assert "\x1b[2J" not in out + err
 
 
+def test_a_message_is_one_line_whatever_a_file_is_called(
+    run: Path, made: Path, rare: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a\nb").write_text("")
+    words = ["evaluate", str(run), "--data", str(made), "--episodes", "1", "--out", str(tmp_path / "a\nb"), *rare]
+    assert main(words) == 2
+    assert "/a b is a file where a folder is needed" in capsys.readouterr().err
+
+
 def test_an_untrained_network_needs_images_of_common_classes(
     run: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

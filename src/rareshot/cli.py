@@ -76,10 +76,12 @@ def main(args: Sequence[str] | None = None) -> int:
 def _told(error: ValueError | OSError) -> str:
     """On one line; what the system says of a file without its number."""
     if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
-        return f"{error.filename} is a file where a folder is needed; move it away, or choose another --out"
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+        told = f"{error.filename} is a file where a folder is needed; move it away, or choose another --out"
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        told = f"{error.filename}: {error.strerror}"
+    else:
+        told = str(error)
+    return " ".join(told.split())
 
 
 def _command(name: str) -> Callable[[Sequence[str]], None]:
