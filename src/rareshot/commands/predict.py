@@ -43,7 +43,10 @@ class Predict:
 
     classifier: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CLASSIFIER")]
     """A file of `rareshot adapt`."""
-    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGES [IMAGES ...]")]
+    images: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="IMAGES [IMAGES ...]", help_behavior_hint="(required)"),
+    ]
     """Image files, and folders: all images inside."""
     out: Path | None = None
     """A .csv for the answers, replaced if it is there; None: they are printed."""
