@@ -21,7 +21,7 @@ class ReportOptions:
     Writes one HTML page that holds all it shows and prints well, and its tables beside it as Markdown and LaTeX: report.html,
     report.md, report.tex. An empty cell says that it was not run.
 
-    Example: rareshot report results --out report.html
+    Example: rareshot report results/laptop --out report.html
     """
 
     results: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULTS")]
