@@ -80,6 +80,7 @@ def test_a_run_survives_the_disk(tmp_path: Path) -> None:
 def test_versions_name_what_the_numbers_may_depend_on() -> None:
     found = versions()
     assert {"rareshot", "torch", "numpy", "python", "commit", "cpu"} <= set(found)
+    assert found["threads"] == str(torch.get_num_threads())
     assert found["torch"].startswith(torch.__version__.split("+")[0])
     assert found["cpu"].startswith(f"{platform.machine()} ")
     assert all(isinstance(value, str) for value in found.values())

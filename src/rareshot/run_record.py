@@ -61,13 +61,14 @@ def versions() -> dict[str, str]:
     """What the numbers may depend on besides the configuration: packages, Python, the commit where there is one, the machine.
 
     Of a CPU its kind, with the vector instructions that torch uses: sums are rounded by these, and training carries the rounding
-    far.
+    far; plain training also by the number of threads.
     """
     packages = {name: version(name) for name in PACKAGES}
     mkl = f", MKL {os.environ['MKL_CBWR']}" if "MKL_CBWR" in os.environ else ""
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}{mkl}"
     gpu = {"gpu": torch.cuda.get_device_name()} if machine.device().type == "cuda" else {}
-    return {**packages, "python": platform.python_version(), "commit": _commit(), "cpu": cpu, **gpu}
+    threads = str(torch.get_num_threads())
+    return {**packages, "python": platform.python_version(), "commit": _commit(), "cpu": cpu, "threads": threads, **gpu}
 
 
 def write_run(folder: Path, run: Run) -> None:

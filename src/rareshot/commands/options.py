@@ -26,7 +26,8 @@ class Machine:
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int | None = None
-    """CPU threads; None: all cores. Plain training (finetune) rounds by their number: 1 to train what others can repeat."""
+    """CPU threads; None: all cores. Meta-training uses one for each task of an iteration, 4 at most. Plain training (finetune)
+    rounds by their number: 1 to train what others can repeat."""
 
     def start(self) -> None:
         """Settle threads, allocator and device."""
