@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_table import PLAIN, SCALE, TINY, lesions, let_maml_diverge, lines_of, tiny_setting
+from tiny_table import PLAIN, SCALE, TINY, lesions, let_maml_fail, lines_of, tiny_setting
 
 from rareshot import cells, runs
 from rareshot.backbones.efficientnet import imagenet
@@ -250,7 +250,7 @@ def test_a_missing_extra_leaves_its_cells_empty_and_fills_the_others(
 def test_a_run_that_diverges_leaves_its_cells_empty_and_fills_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_maml_diverge(monkeypatch)
+    let_maml_fail(monkeypatch, TrainingDivergedError("training diverged: here"))
     setting = tiny_setting(tmp_path)
     empty = fill(setting, cells_of(TINY, rows=["maml", "centroid"], shots=[1]), ["paper"])
     assert list(empty) == ["maml-1shot-seed0"]

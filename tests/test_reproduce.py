@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_table import SCALE, TINY, lesions, let_maml_diverge
+from tiny_table import SCALE, TINY, lesions, let_maml_fail
 
 from rareshot import curves
+from rareshot.backbones.efficientnet import NoWeightsError
 from rareshot.cells import fill, found
 from rareshot.cli import main
 from rareshot.commands import reproduce as command
@@ -19,6 +20,7 @@ from rareshot.experiments import TABLES
 from rareshot.gathered import gather
 from rareshot.scales import SCALES
 from rareshot.setting import Setting
+from rareshot.training import TrainingDivergedError
 
 
 @pytest.fixture
@@ -147,12 +149,23 @@ def test_a_signal_stops_with_its_exit_code_and_the_same_command_goes_on(
 def test_a_run_that_diverged_is_exit_code_1_when_all_else_is_printed(
     cli: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    let_maml_diverge(monkeypatch)
+    let_maml_fail(monkeypatch, TrainingDivergedError("training diverged: here"))
     assert cli("tiny", "--data", "made", "--seeds", "1", "--rows", "maml", "--rows", "untrained", "--shots", "1") == 1
     told = capsys.readouterr()
     assert "empty: maml-1shot-seed0: training diverged: here" in told.out
     assert "random start" in told.out
     assert "rareshot: training diverged: here" in told.err
+
+
+def test_cells_without_imagenets_weights_are_exit_code_2_when_all_else_is_printed(
+    cli: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    let_maml_fail(monkeypatch, NoWeightsError("ImageNet's weights need the extra"))
+    assert cli("tiny", "--data", "made", "--seeds", "1", "--rows", "maml", "--rows", "untrained", "--shots", "1") == 2
+    told = capsys.readouterr()
+    assert "empty: maml-1shot-seed0: ImageNet's weights need the extra" in told.out
+    assert "random start" in told.out
+    assert told.err.endswith("rareshot: ImageNet's weights need the extra\n")
 
 
 @pytest.mark.parametrize(

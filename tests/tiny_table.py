@@ -18,7 +18,6 @@ from rareshot.run_record import Run
 from rareshot.runs import fit_held
 from rareshot.scales import Scale
 from rareshot.setting import Setting
-from rareshot.training import TrainingDivergedError
 from rareshot.types import Learner
 
 SIZE = 16
@@ -60,12 +59,12 @@ def lines_of(setting: Setting) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def let_maml_diverge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every fit of MAML and DAML diverges from now on."""
+def let_maml_fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Every fit of MAML and DAML fails from now on."""
 
     def fit(folder: Path, run: Run, common: LabelledImages, **more: Any) -> Learner:
         if isinstance(run.method, MAML):
-            raise TrainingDivergedError("training diverged: here")
+            raise error
         return fit_held(folder, run, common, **more)
 
     monkeypatch.setattr(cells, "fit_held", fit)

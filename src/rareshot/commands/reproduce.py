@@ -310,6 +310,7 @@ def _close(setting: Setting, empty: Mapping[str, Exception]) -> None:
 
     Raises:
         TrainingDivergedError: if a run did.
+        NoWeightsError: if cells lack ImageNet's weights.
     """
     reasons: dict[str, list[str]] = {}
     for name, error in empty.items():
@@ -317,6 +318,5 @@ def _close(setting: Setting, empty: Mapping[str, Exception]) -> None:
     for reason, names in reasons.items():
         CONSOLE.print(f"empty: {', '.join(names)}: {reason}", soft_wrap=True)
     CONSOLE.print(f"raw lines: {setting.folder / 'cells'}; runs: {setting.folder / 'runs'}", soft_wrap=True)
-    for error in empty.values():
-        if isinstance(error, TrainingDivergedError):
-            raise error
+    for error in sorted(empty.values(), key=lambda error: not isinstance(error, TrainingDivergedError)):
+        raise error
