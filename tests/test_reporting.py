@@ -551,7 +551,7 @@ def test_daml_begins_where_the_warm_up_of_maml_ends(tmp_path: Path) -> None:
         write_log(tmp_path / "runs" / row, row, first=first, last=last)
     (section,) = training_sections(_part(tmp_path))
     curves, difficulty = section.figures
-    assert "MAML from 0.550 to 0.700; DAML from 0.650 to 0.700" in curves.alt
+    assert "MAML from 0.550 to 0.700; DAML from 0.550 to 0.700" in curves.alt
     assert "The first 10 iterations are those of the run of MAML." in difficulty.caption
 
 
@@ -598,6 +598,11 @@ def test_making_says_what_is_missing_and_what_was_stopped(tmp_path: Path) -> Non
     assert told["Without a summary of all their lines: running, or stopped"] == "cells/paper-2way-5shot.jsonl"
     assert told["Missing from table2, paper protocol"].startswith("7 of 8 cells: maml-resblocks-noaug (k = 5)")
     assert "maml (k = 1, 3);" in told["Missing from table1, paper protocol"]
+    assert not any(what.startswith("Missing from twins") for what in told)
+    write_evaluation(tmp_path / "twin", "maml-transductive", 1.0)
+    section = making_section(_part(tmp_path), tmp_path)
+    assert section.table is not None
+    assert "maml-transductive (k = 1, 3);" in dict(section.table.rows)["Missing from twins, paper protocol"]
     assert "not a medical device" in section.text
 
 

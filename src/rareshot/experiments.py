@@ -224,13 +224,17 @@ _TABLE3 = Table(
 )
 
 
+TRANSDUCTIVE = "-transductive"
+"""How the key of a transductive twin ends."""
+
+
 def _twins_of(rows: Iterable[Row]) -> Iterable[Row]:
     """Each method that has a norm to choose, and behind it the one whose answers depend on the other query images."""
     for row in rows:
         if isinstance(row.method, MAML | RelationNet | ProtoNet) and not row.untrained:
             yield replace(row, paper={})
             twin = replace(row.method, norm="transductive")
-            yield Row(f"{row.key}-transductive", f"{row.label}, transductive", row.backbone, twin, row.command)
+            yield Row(row.key + TRANSDUCTIVE, f"{row.label}, transductive", row.backbone, twin, row.command)
 
 
 _TWINS = Table(

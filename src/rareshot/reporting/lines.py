@@ -9,7 +9,7 @@ from rareshot.data.cards import GROUP_NAMES
 from rareshot.evaluated import EPISODES as EPISODE_FIELDS
 from rareshot.evaluated import Evaluation
 from rareshot.evaluation import DRAWS, RUNS
-from rareshot.experiments import TABLES, Row, Table
+from rareshot.experiments import TABLES, TRANSDUCTIVE, Row, Table
 from rareshot.gathered import Gathered, Log
 from rareshot.methods import LABELS
 from rareshot.scales import SCALES
@@ -21,8 +21,6 @@ SMOKE = "smoke"
 """The scale whose figures mean nothing: none of the paper's stands beside them."""
 DAML = "daml"
 """The row that all others are compared with."""
-TRANSDUCTIVE = "-transductive"
-"""How the key of a transductive twin ends."""
 WAY = 2
 """That of the paper's tables."""
 NOT_RUN = "not\N{NO-BREAK SPACE}run"
@@ -137,15 +135,17 @@ class Part:
 
     def tables(self) -> Iterator[tuple[Table, bool]]:
         """The paper's tables that stand for this data set, and whether the paper's figures are about it."""
-        for table in TABLES.values():
-            known = [row for row in table.rows if row.paper]
-            if (
-                known
-                and (self.data == table.data or self.data in table.stand_ins)
-                and any(self.of(r.key) for r in known)
-            ):
+        for table in self.tables_begun():
+            if any(row.paper for row in table.rows):
                 same = self.data == table.data and table.is_about(self.trained_on) and self.way == WAY
                 yield table, same and self.scale != SMOKE
+
+    def tables_begun(self) -> Iterator[Table]:
+        """The tables that stand for this data set, and of which a row was run that makes them: the paper's rows, or a twin."""
+        for table in TABLES.values():
+            made_of = [row for row in table.rows if row.paper or row.key.endswith(TRANSDUCTIVE)]
+            if (self.data == table.data or self.data in table.stand_ins) and any(self.of(row.key) for row in made_of):
+                yield table
 
 
 def parts_of(gathered: Gathered) -> list[Part]:

@@ -76,7 +76,7 @@ def _asked(part: Part) -> tuple[str, ...]:
 
 
 def _missing(part: Part) -> Iterable[tuple[str, str]]:
-    for table, _ in part.tables():
+    for table in part.tables_begun():
         for protocol in _asked(part):
             cells = [(row, shot) for row in table.rows for shot in table.shots]
             empty: dict[str, list[str]] = {}

@@ -23,7 +23,7 @@ def training_sections(part: Part) -> list[Section]:
     shot, seed = _best(runs)
     runs = [(line, log) for line, log in runs if _key(log) == (shot, seed)]
     begins = {_warmup(log) for line, log in runs if line.row == DAML}
-    curves = {line.label: points for line, log in runs if len(points := _validation(log)) > 1}
+    curves = {line.label: points for line, log in runs if len(points := _validation(_whole(log, runs)[0])) > 1}
     told = f"{part.name}, k = {shot}, training seed {seed}"
     figures = []
     if curves:
@@ -109,8 +109,8 @@ def _warmup(log: Log) -> int:
     return int(log.run["method"].get("warmup", 0))
 
 
-def _validation(log: Log) -> list[tuple[int, float]]:
-    return [(r["iteration"], r["validation_auc"]) for r in log.records if "validation_auc" in r]
+def _validation(records: Sequence[Record]) -> list[tuple[int, float]]:
+    return [(r["iteration"], r["validation_auc"]) for r in records if "validation_auc" in r]
 
 
 def _whole(log: Log, runs: Sequence[Run]) -> tuple[tuple[Record, ...], str]:

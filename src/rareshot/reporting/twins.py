@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from rareshot.evaluated import Evaluation, same_episodes
+from rareshot.experiments import TRANSDUCTIVE
 from rareshot.paper_figures import compared
 from rareshot.report import Section, Table
-from rareshot.reporting.lines import TRANSDUCTIVE, Part
+from rareshot.reporting.lines import Part
 from rareshot.reporting.sites import site_section
 from rareshot.reporting.tables import interval_text, points
 from rareshot.statistics import Interval
