@@ -224,6 +224,8 @@ _TABLE3 = Table(
 )
 
 
+WAY = 2
+"""Classes of an episode in each of these tables."""
 TRANSDUCTIVE = "-transductive"
 """How the key of a transductive twin ends."""
 

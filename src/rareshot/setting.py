@@ -10,12 +10,11 @@ from typing import Any
 from rareshot.data.cards import CARDS
 from rareshot.data.collection import LabelledImages
 from rareshot.evaluation import Plan, Protocol, plan
-from rareshot.experiments import Cell, Row, Table
+from rareshot.experiments import WAY, Cell, Row, Table
 from rareshot.results import header_of, name_of
 from rareshot.run_record import Run, versions
 from rareshot.scales import SCALES, at_scale
 
-WAY = 2
 SITE_SHARE = 3
 """Where fewer episodes are asked for, so many times fewer of each pair at each site."""
 
@@ -124,9 +123,8 @@ class Setting:
             by_image=self.by_image,
             episodes=self.count(cell.row, protocol) if protocol == "site" else None,
         )
-        header["run"].pop(
-            "versions"
-        )  # they stand in run.json and beside the header, and lines of two commits may follow each other
+        # Versions stand in run.json and beside the header: lines of two commits may follow each other.
+        header["run"].pop("versions")
         if inductive is None:
             header.pop("inductive")
         return {**header, "row": cell.row.key}

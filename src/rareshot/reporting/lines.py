@@ -9,7 +9,7 @@ from rareshot.data.cards import GROUP_NAMES
 from rareshot.evaluated import EPISODES as EPISODE_FIELDS
 from rareshot.evaluated import Evaluation
 from rareshot.evaluation import DRAWS, RUNS
-from rareshot.experiments import TABLES, TRANSDUCTIVE, Row, Table
+from rareshot.experiments import TABLES, TRANSDUCTIVE, WAY, Row, Table
 from rareshot.gathered import Gathered, Log
 from rareshot.methods import LABELS
 from rareshot.scales import SCALES
@@ -21,8 +21,6 @@ SMOKE = "smoke"
 """The scale whose figures mean nothing: none of the paper's stands beside them."""
 DAML = "daml"
 """The row that all others are compared with."""
-WAY = 2
-"""That of the paper's tables."""
 NOT_RUN = "not\N{NO-BREAK SPACE}run"
 FREE = ("shot", "kind")
 """Fields that do not make another line: k has columns of its own, and the kinds' names say nothing that their fields do not."""

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from rareshot.evaluated import Evaluation
 from rareshot.evaluation import DRAWS, QUERY, RUNS
-from rareshot.experiments import Row, Table
+from rareshot.experiments import WAY, Row, Table
 from rareshot.paper_figures import compared
 from rareshot.report import Section
 from rareshot.report import Table as Drawn
-from rareshot.reporting.lines import EPISODES, NOT_RUN, SMOKE, WAY, Line, Part
+from rareshot.reporting.lines import EPISODES, NOT_RUN, SMOKE, Line, Part
 from rareshot.statistics import Interval, interval
 
 NONE = "–"
