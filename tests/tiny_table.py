@@ -47,15 +47,15 @@ def tiny_setting(out: Path) -> Setting:
     return Setting.of(TINY, out, "tiny", lesions())
 
 
-def lines_of(setting: Setting) -> dict[str, list[dict[str, Any]]]:
+def lines_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """File → lines, of logs and evaluations, without what may differ: seconds and versions."""
     found = {}
-    for file in sorted(setting.folder.rglob("*.jsonl")):
+    for file in sorted(folder.rglob("*.jsonl")):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         for line in lines:
             for name in ("seconds", "data_seconds", "versions"):
                 line.pop(name, None)
-        found[str(file.relative_to(setting.folder))] = lines
+        found[str(file.relative_to(folder))] = lines
     return found
 
 
