@@ -56,9 +56,10 @@ DIFFERENCES = {
         ("paper", "daml-eta7", "maml", 5),
     ],
     "start-differences": [
-        *(("laptop", key, "untrained", shot) for shot in (1, 3, 5) for key in (*FAMILY, "anil")),
-        *(("paper", key, "untrained", shot) for shot in (1, 3, 5) for key in FAMILY),
-        ("paper", "anil", "untrained", 5),
+        (scale, key, "untrained", shot)
+        for scale in ("laptop", "paper")
+        for shot in (1, 3, 5)
+        for key in (*FAMILY, "anil")
     ],
     "plain-differences": [
         (scale, "logistic-conv4", key, shot) for scale in ("laptop", "paper") for shot in (1, 3, 5) for key in FAMILY
@@ -74,7 +75,7 @@ DIFFERENCES = {
         for shot in (1, 3, 5)
         for pair in (("combined", "pretrained"), ("combined", "logistic-conv4"), ("transfer", "pretrained"))
     ],
-    "anil-differences": [*(("laptop", "anil", "maml", shot) for shot in (1, 3, 5)), ("paper", "anil", "maml", 5)],
+    "anil-differences": [(scale, "anil", "maml", shot) for scale in ("laptop", "paper") for shot in (1, 3, 5)],
     "finetune-differences": [
         ("laptop", f"finetune-{net}", rule, shot)
         for net, rule in (("conv4", "logistic-conv4"), ("densenet", "logistic"))
@@ -370,13 +371,13 @@ def images(part: Part) -> str:
     return markdown(["method", "backbone", "lesions drawn", "images drawn"], drawn)
 
 
-def full(part: Part) -> str:
-    """Seed 0 by `full`, for each k, with intervals over lesions."""
-    header = ["method", "backbone", *(f"k = {shot}" for shot in TABLES["table1"].shots)]
+def full(part: Part, key: str) -> str:
+    """A table's rows, seed 0, by `full`, for each k, with intervals over lesions."""
+    header = ["method", "backbone", *(f"k = {shot}" for shot in TABLES[key].shots)]
     drawn = []
-    for row in TABLES["table1"].rows:
+    for row in TABLES[key].rows:
         cells = [row.label, row.backbone]
-        for shot in TABLES["table1"].shots:
+        for shot in TABLES[key].shots:
             found = [each for each in runs_of(part, row, shot, "full") if not each.seed]
             told = f"({over_lesions(found[0])}{_fewer(found[0])})" if found else ""
             cells.append(f"{100 * found[0].auc.mean:.1f} {told}" if found else NOT_RUN)
@@ -708,7 +709,7 @@ BLOCKS: Mapping[str, Callable[[Lines], str]] = {
     "phone": lambda lines: stand_in(lines.phone),
     "twins": lambda lines: twins(lines.laptop),
     "seeds": lambda lines: seeds(lines.laptop),
-    "full": lambda lines: full(lines.laptop),
+    "full": lambda lines: full(lines.laptop, "table1"),
     "sites": lambda lines: sites(lines.laptop),
     "site-differences": lambda lines: sites_apart(lines.laptop),
     "site-counts": lambda lines: sites_counted(lines.laptop),
