@@ -77,8 +77,12 @@ DIFFERENCES = {
     ],
     "anil-differences": [(scale, "anil", "maml", shot) for scale in ("laptop", "paper") for shot in (1, 3, 5)],
     "finetune-differences": [
-        ("laptop", f"finetune-{net}", rule, shot)
-        for net, rule in (("conv4", "logistic-conv4"), ("densenet", "logistic"))
+        (scale, f"finetune-{net}", rule, shot)
+        for scale, net, rule in (
+            ("laptop", "conv4", "logistic-conv4"),
+            ("laptop", "densenet", "logistic"),
+            ("paper", "conv4", "logistic-conv4"),
+        )
         for shot in (1, 3, 5)
     ],
     "phone-differences": [
