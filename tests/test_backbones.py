@@ -6,7 +6,7 @@ import torch
 
 from rareshot.backbones import NORM_MODES, WIDTHS, NormMode, build
 from rareshot.backbones.conv4 import Conv4
-from rareshot.backbones.norms import EpisodicNorm, _moments, inductive, needs_moments, norms_of
+from rareshot.backbones.norms import EpisodicNorm, Moments, _moments, inductive, needs_moments, norms_of
 from rareshot.backbones.resblocks import ResBlocks
 from rareshot.inner import adapt_to_support, query_logits
 
@@ -216,3 +216,15 @@ def test_moments_are_mean_and_biased_variance_with_a_graph_and_without(layout: t
         torch.testing.assert_close(told.var, var, rtol=1e-12, atol=0)
         assert told.images == 3
     assert torch.autograd.gradgradcheck(lambda x: _moments(x)[:2], x.requires_grad_())
+
+
+@pytest.mark.parametrize("scale", [-40.0, 40.0])
+def test_tasknorm_takes_the_supports_statistics_as_alpha_grows_with_its_size(scale: float) -> None:
+    layer, x = EpisodicNorm(4, "tasknorm"), torch.rand(3, 4, 5, 5)
+    support = Moments(torch.full((4,), 2.0), torch.full((4,), 9.0), 3)
+    with torch.no_grad():
+        layer.blend_scale.fill_(scale)
+        layer.blend_offset.fill_(-scale)  # with 1 image alpha is 1/2
+        layer.frozen = support
+        var, mean = torch.var_mean(x, (2, 3), unbiased=False, keepdim=True) if scale < 0 else (9.0, 2.0)
+        torch.testing.assert_close(layer(x), (x - mean) / (var + 1e-5) ** 0.5, rtol=1e-4, atol=1e-5)

@@ -10,12 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from rareshot.data.augment import affine, unchanged
+from rareshot.data.augment import affine, draws, unchanged
 from rareshot.data.cards import DataCard
-from rareshot.data.collection import LabelledImages
+from rareshot.data.collection import LabelledImages, split_groups
 from rareshot.data.synthetic import separable
 from rareshot.episodes import Drawn, Episodes, EpisodeSpec, within
+from rareshot.validation import held_out
 
 Array = np.ndarray[Any, Any]
 
@@ -360,3 +362,60 @@ def test_by_image_photographs_of_support_lesions_are_asked(isic_labels: Labelled
             crossed[label] += bool(np.isin(rare.groups[support], rare.groups[queries]).any())
     shares = dict(zip(rare.classes, crossed / 1000, strict=True))
     assert shares == pytest.approx({"akiec": 0.16, "vasc": 0.34, "df": 0.45}, abs=0.05)
+
+
+def test_sequences_of_neighbouring_seeds_share_no_episode() -> None:
+    one, other = ([Episodes(simple(), EpisodeSpec(2, 2, 5), seed=seed).draw(i) for i in range(6)] for seed in (4, 5))
+    assert not any(same(a, b) for a in one for b in other)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_augmentation_turns_by_any_angle_scales_by_a_fifth_and_mirrors_half(mirrored: bool) -> None:
+    parts = draws(20_000, np.random.default_rng(0)).double().numpy()[:, :, :2]
+    areas = np.linalg.det(parts)
+    assert (areas < 0).mean() == pytest.approx(0.5, abs=0.02)
+    parts, areas = parts[(areas < 0) == mirrored], areas[(areas < 0) == mirrored]
+    turns = np.arctan2(parts[:, 1, 0], parts[:, 1, 1])
+    assert stats.kstest(np.abs(areas) ** -0.5, stats.uniform(0.8, 0.4).cdf).pvalue > 0.001
+    assert stats.kstest(turns, stats.uniform(-np.pi, 2 * np.pi).cdf).pvalue > 0.001
+
+
+def test_what_comes_in_from_outside_is_the_images_reflection() -> None:
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    around = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (4, 4), (4, 4)), mode="symmetric"))
+    moved = affine(x, Fixed(0.0, 0.5, (1, 1)))  # type: ignore[arg-type]
+    torch.testing.assert_close(moved, torch.nn.functional.avg_pool2d(around, 2))
+
+
+def test_two_other_classes_could_use_up_the_groups_of_a_third() -> None:
+    groups = [*range(10), *range(4), *range(100, 110), *range(4, 8), *range(200, 210)]
+    images = images_of([0] * 10 + [1] * 14 + [2] * 14, groups)
+    Episodes(images, EpisodeSpec(2, 2, 2), seed=0)
+    with pytest.raises(ValueError, match=r"'a' has 10 \(8 of them hold another class as well\)"):
+        Episodes(images, EpisodeSpec(3, 2, 2), seed=0)
+
+
+@pytest.mark.parametrize("part", ["labels", "groups", "ids", "pixels", "classes"])
+def test_a_fingerprint_is_of_every_part(made: LabelledImages, part: str) -> None:
+    other = tuple(reversed(made.classes)) if part == "classes" else getattr(made, part)[::-1].copy()
+    assert replace(made, **{part: other}).fingerprint() != made.fingerprint()
+
+
+def test_a_split_takes_the_nearest_share_of_each_class_by_group_and_by_seed(made: LabelledImages) -> None:
+    rest, held = split_groups(made, fraction=0.3, seed=0)  # 3.6 of 12
+    assert not set(rest.groups) & set(held.groups)
+    assert [groups for _, groups in held.counts().values()] == [4] * len(made.classes)
+    assert len(rest) + len(held) == len(made)
+    assert len(held) == sum(np.isin(made.groups, held.groups))
+    again, other = (split_groups(made, fraction=0.3, seed=seed)[1] for seed in (0, 1))
+    assert again.ids.tolist() == held.ids.tolist() != other.ids.tolist()
+
+
+def test_published_draws_stay_what_they_were(made: LabelledImages) -> None:
+    """Results on disk are gone on with: another stream would mix other episodes, or other held-out lesions, into them."""
+    drawn = Episodes(simple(), EpisodeSpec(2, 2, 3), seed=4).draw(7)
+    assert drawn.classes.tolist() == [1, 0]
+    assert drawn.support.tolist() == [[64, 86], [8, 29]]
+    assert [each.tolist() for each in drawn.query] == [[59, 60, 56], [35, 23, 43]]
+    _, held = held_out(made, 0.3)
+    assert np.unique(held.groups).tolist()[:8] == [2, 4, 7, 9, 16, 17, 21, 22]

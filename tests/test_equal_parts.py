@@ -1,6 +1,7 @@
 """Unequal numbers of images a class: no lean to the larger class, no image lost, and nothing new where numbers are equal."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,3 +114,15 @@ def test_parts_do_not_depend_on_the_order_of_the_images() -> None:
     order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
     shuffled = Support(support.images[order], support.labels[order], support.classes)
     assert torch.equal(adapt_evenly(Pixels(), shuffled)(queries), adapt_evenly(Pixels(), support)(queries))
+
+
+def test_parts_that_are_sure_of_different_classes_leave_a_number() -> None:
+    parts = tuple(lambda images, p=p: torch.tensor([p]) for p in ([1.0, 0.0], [0.0, 1.0]))
+    assert torch.equal(Evenly(parts)(torch.zeros(1, 3, 8, 8)), torch.tensor([[0.5, 0.5]]))
+
+
+def test_every_part_is_adapted_to_by_the_seed_asked_for() -> None:
+    seeds: list[int] = []
+    learner = SimpleNamespace(adapt=lambda support, *, seed=0: seeds.append(seed))
+    adapt_evenly(learner, drawn((1, 3), 0), seed=7)  # type: ignore[arg-type]
+    assert seeds == [7, 7, 7]

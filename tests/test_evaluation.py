@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
-from rareshot.evaluation import FEWEST_DRAWS, PART, RUNS, RunResult, evaluate, overall, plan
+from rareshot.evaluation import FEWEST_DRAWS, PART, RUNS, SITE_QUERY, RunResult, evaluate, overall, plan
 from rareshot.methods.maml import MAML
 from rareshot.metrics import ranking
 from rareshot.types import Classifier, Support
@@ -87,3 +87,43 @@ def test_an_inductive_learner_is_asked_in_parts_and_answers_the_same(images: Lab
     whole = learner.learner.adapt(episode.support, seed=item.episode)(episode.query_x)
     assert len(set(query.scores)) > 9
     torch.testing.assert_close(torch.tensor(query.scores), torch.tensor(ranking(whole)[:, 1]).float())
+
+
+@pytest.mark.parametrize("by_image", [False, True])
+def test_an_answer_carries_the_lesion_of_its_image(images: LabelledImages, by_image: bool) -> None:
+    (item,) = plan(images, "paper", shot=2, count=1, by_image=by_image)
+    ((_, query),) = evaluate(_Watched("support"), [item], "paper")  # type: ignore[arg-type]
+    assert query.groups == images.groups[np.concatenate(item.episodes.draw(item.episode).query)].tolist()
+
+
+@pytest.mark.parametrize("protocol", ["paper", "full", "site"])
+def test_another_seed_asks_other_episodes(images: LabelledImages, protocol: str) -> None:
+    one, other = (plan(images, protocol, shot=2, count=1, seed=seed) for seed in (0, 1))  # type: ignore[arg-type]
+    for a, b in zip(one, other, strict=True):
+        told = [np.concatenate([*x.support, *x.query]) for x in (i.episodes.draw(i.episode, i.classes) for i in (a, b))]
+        assert not np.array_equal(*told)
+
+
+def test_by_image_a_plan_lets_lesions_cross(images: LabelledImages) -> None:
+    for by_image in (False, True):
+        plans = plan(images, "paper", shot=5, count=100, by_image=by_image)
+        crossed = [
+            bool(np.isin(images.groups[drawn.support], images.groups[np.concatenate(drawn.query)]).any())
+            for drawn in (item.episodes.draw(item.episode) for item in plans)
+        ]
+        assert any(crossed) == by_image
+
+
+def test_the_paper_protocol_has_the_papers_numbers(images: LabelledImages) -> None:
+    """20 draws of its 30 runs, 15 query images a class."""
+    plans = plan(images, "paper", shot=2)
+    assert (len(plans), RUNS) == (600, 30)
+    assert [len(queries) for queries in plans[599].episodes.draw(599).query] == [15, 15]
+
+
+def test_a_site_needs_ten_lesions_of_each_class_beside_the_support(images: LabelledImages) -> None:
+    few = [np.unique(images.groups[images.labels == label])[: 2 + SITE_QUERY] for label in range(len(images.classes))]
+    where = np.where(np.isin(images.groups, np.concatenate(few)), "small", "large")
+    sites = replace(images, columns={"site": where})
+    assert {item.site for item in plan(sites, "site", shot=2, count=1)} == {"", "small", "large"}
+    assert {item.site for item in plan(sites, "site", shot=3, count=1)} == {"", "large"}

@@ -188,3 +188,9 @@ def test_a_twin_differs_in_its_norm_alone() -> None:
     for row, twin in zip(rows[::2], rows[1::2], strict=True):
         assert twin.key == f"{row.key}-transductive"
         assert replace(twin.method, norm="support") == row.method  # type: ignore[call-arg]
+
+
+def test_the_rows_of_the_claim_come_first_at_every_k_and_seed() -> None:
+    cells = cells_of(TABLES["table1"], seeds=3)
+    turns = [(cell.seed, -cell.shot, cell.row.key not in FIRST) for cell in cells[9:]]
+    assert turns == sorted(turns)

@@ -285,3 +285,13 @@ def test_episodes_are_the_same_if_data_seed_and_shape_are(tmp_path: Path, other:
     write_evaluation(tmp_path / "2", "daml", 1.0, **other)
     first, second = gather(tmp_path).evaluations
     assert same_episodes(first, second) is same
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"by_image": True}])
+def test_episodes_of_another_seed_or_drawn_by_image_are_others(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_evaluation(tmp_path / "1", "maml", 1.0, summary=False)
+    file = write_evaluation(tmp_path / "2", "daml", 1.0, summary=False)
+    header, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([json.dumps(json.loads(header) | change), *lines]) + "\n")
+    first, second = gather(tmp_path).evaluations
+    assert not same_episodes(first, second)

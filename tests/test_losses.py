@@ -179,3 +179,9 @@ def test_a_task_that_is_not_finite_leaves_the_weights_of_the_others(form: str, b
 def test_a_loss_that_makes_no_sense_is_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DifficultyAware(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_line_may_not_begin_where_eps_has_taken_over() -> None:
+    assert DifficultyAware(linear_from=1 - 1e-6).linear_from == 1 - 1e-6
+    with pytest.raises(ValueError, match="linear_from="):
+        DifficultyAware(linear_from=1 - 1e-7)

@@ -92,3 +92,36 @@ def test_a_state_is_finite_and_does_not_change_with_what_comes_later() -> None:
     policy.observe(STILL, 0.9)
     assert all(value.isfinite().all() for value in state.values())
     assert all((held[name] == value).all() for name, value in state.items())
+
+
+def curriculum_with(rewards: list[list[float]]) -> Curriculum:
+    """Of three arms with these rewards; none: never drawn."""
+    policy = Curriculum(3, 2, seed=0)
+    for classes, own in zip(policy.arms, rewards, strict=True):
+        for auc in np.cumsum([0.0, *own]) if own else []:
+            policy.observe(classes, float(auc))
+    return policy
+
+
+def shares(policy: Curriculum) -> list[float]:
+    drawn = Counter(tuple(sorted(policy.choose(number))) for number in range(3000))
+    return [drawn[arm] / 3000 for arm in policy.arms]
+
+
+def test_an_arm_stands_for_one_of_its_rewards_drawn_at_random() -> None:
+    """The largest is 1 in one draw of ten, the mean is 0.1: neither maximum nor mean nor the last reward decides."""
+    found = shares(curriculum_with([[-1.0] + [0.0] * (BUFFER - 1), [0.5] * BUFFER, [0.0] * BUFFER]))
+    assert found == pytest.approx([0.9 * 0.1 + EXPLORE / 3, 0.9 * 0.9 + EXPLORE / 3, EXPLORE / 3], abs=0.02)
+
+
+def test_an_arm_without_a_reward_goes_first() -> None:
+    assert shares(curriculum_with([[0.9], [0.9], []]))[2] == pytest.approx(1 - 2 * EXPLORE / 3, abs=0.02)
+
+
+def test_equal_rewards_are_drawn_alike() -> None:
+    assert shares(curriculum_with([[0.2], [0.2], [0.2]])) == pytest.approx([1 / 3] * 3, abs=0.04)
+
+
+def test_another_seed_draws_other_tasks() -> None:
+    one, other = ([Curriculum(4, 2, seed=seed).choose(number) for number in range(10)] for seed in (0, 1))
+    assert one != other

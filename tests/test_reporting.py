@@ -19,7 +19,9 @@ from made_results import ROWS, made_run, write_evaluation, write_log
 from test_report import HOSTILE, Checked
 
 from rareshot.cli import main
+from rareshot.evaluation import query_scores
 from rareshot.gathered import gather
+from rareshot.lesion_bootstrap import bootstrap_pairs_over_groups
 from rareshot.paper_figures import critical_difference
 from rareshot.report import Section, Table
 from rareshot.reporting import report
@@ -29,9 +31,10 @@ from rareshot.reporting.making import making_section
 from rareshot.reporting.tables import table_sections
 from rareshot.reporting.training import fine_tuning_sections, training_sections
 from rareshot.reporting.twins import twin_sections
+from rareshot.results import read_queries
 from rareshot.run_record import write_run
 from rareshot.scales import at_scale
-from rareshot.statistics import interval, paired
+from rareshot.statistics import average_ranks, interval, paired
 from rareshot.tables_text import latex, markdown
 
 
@@ -711,3 +714,22 @@ def test_page_must_be_a_html_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     write_evaluation(tmp_path, "maml", 1.0)
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.tex")]) == 2
     assert "must be a file whose name ends in .html" in capsys.readouterr().err
+
+
+def test_the_interval_over_lesions_is_of_the_method_less_daml(tmp_path: Path) -> None:
+    files = [write_evaluation(tmp_path / row, row, shift) for row, shift in (("maml", 2.0), ("daml", 0.2))]
+    expected = bootstrap_pairs_over_groups(*(query_scores(read_queries(file)) for file in files))
+    (section,) = difference_sections(_part(tmp_path))
+    shown = f"{100 * expected.low:.1f} to {100 * expected.high:.1f}".replace("-", "−")
+    assert _cell(section, "MAML", "95 % over lesions") == shown
+
+
+def test_ranks_are_of_the_seeds_that_all_have(tmp_path: Path) -> None:
+    maml, _ = (
+        write_evaluation(tmp_path / f"m{seed}", "maml", shift, seed=seed, episodes=600, summary=False)
+        for seed, shift in ((0, 0.5), (1, 4.0))
+    )
+    daml = write_evaluation(tmp_path / "d", "daml", 1.0, seed=0, episodes=600, summary=False)
+    ranks, _ = average_ranks(np.stack([_auc(daml), _auc(maml)], 1))
+    section = difference_sections(_part(tmp_path))[-1]
+    assert f"1 is best: DAML {ranks[0]:.2f}, MAML {ranks[1]:.2f}." in section.figures[0].alt

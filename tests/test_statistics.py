@@ -344,3 +344,12 @@ def test_scores_of_no_two_way_episode_are_refused(scores, labels, message):
 
 def test_examples_in_docstrings_run():
     assert doctest.testmod(statistics).failed == 0
+
+
+def test_paired_bootstrap_takes_the_seed_and_the_level_asked_for() -> None:
+    a = made_episodes(shift=2.0)
+    b = [QueryScores(np.roll(e.scores, 1), e.labels, e.groups) for e in a]
+    asked = {"resamples": 50, "seed": 3, "level": 0.8}
+    ours = bootstrap_pairs_over_groups(a, b, **asked)
+    assert ours == bootstrap_apart_over_groups(a, b, **asked)
+    assert ours != bootstrap_pairs_over_groups(a, b, **{**asked, "seed": 0})

@@ -301,3 +301,11 @@ def test_running_norms_are_torchs_own_and_not_offered_to_maml(name: str) -> None
     assert "EpisodicNorm" not in kinds
     assert supervised.learnt(net).keys() > net.learnt().keys()
     assert not net.training
+
+
+def test_neighbouring_seeds_share_no_batch(made: LabelledImages) -> None:
+    one, other = (
+        [balanced_batches(made.common(), batch=8, augment=unchanged, seed=seed)(i)[0] for i in range(4)]
+        for seed in (4, 5)
+    )
+    assert not any(torch.equal(a, b) for a in one for b in other)

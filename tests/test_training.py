@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ from rareshot.data.collection import LabelledImages
 from rareshot.data.synthetic import separable
 from rareshot.episodes import Episodes, EpisodeSpec
 from rareshot.gradients import Task, TaskGradient
-from rareshot.losses import DifficultyAware, Mean, MetaLoss
+from rareshot.losses import DifficultyAware, Mean, MetaLoss, difficulty_weight
 from rareshot.machine import use_threads
+from rareshot.methods import maml
 from rareshot.methods.maml import MAML, EpisodicLearner
+from rareshot.pixels import Pixels
+from rareshot.policies import Curriculum
 from rareshot.training import Outer, TrainingDivergedError, in_threads, train_episodic
 from rareshot.types import Progress, State, TrainingState
-from rareshot.validation import mean_auc
+from rareshot.validation import held_out, mean_auc
 
 TINY = MAML(
     width=8,
@@ -349,3 +353,97 @@ def test_the_network_that_is_trained_stays_as_it_was() -> None:
     weights, _ = outer_loop(lambda number: 0.5)
     assert state_hash({name: value.detach() for name, value in NET.named_parameters()}) == before
     assert state_hash(weights) != before
+
+
+def test_adam_steps_at_the_rate_that_is_recorded(made: LabelledImages) -> None:
+    _, log = trained(replace(TINY, iterations=2, warmup=1), made)
+    before, after = (state.weights for state in log.states)
+    moved = max(float((after[name] - before[name]).abs().max()) for name in before)
+    assert log.records[1]["meta_lr"] == pytest.approx(1e-4)
+    assert 0.5e-4 < moved <= 1.01e-4
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "curriculum"])
+def test_another_training_seed_meets_other_tasks(made: LabelledImages, sampling: str) -> None:
+    """From the same weights, so that only the draws differ."""
+    method = replace(TINY, iterations=1, warmup=0, sampling=sampling)  # type: ignore[arg-type]
+    start, told = method.untrained(made.common(), seed=0).state(), []
+    for seed in (3, 4):
+        method.fit(made.common(), seed=seed, start=start, observe=lambda now: told.append(now.record["tasks"]))
+    one, other = told
+    assert [task["classes"] for task in one] != [task["classes"] for task in other]
+    assert not {task["loss"] for task in one} & {task["loss"] for task in other}
+
+
+def test_no_two_draws_of_a_training_share_a_stream(made: LabelledImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which images, how they are turned, which classes: equal seeds would tie one to the other."""
+    original, seeds = np.random.default_rng, []
+
+    def watched(seed: object = None) -> np.random.Generator:
+        seeds.append(seed)
+        return original(seed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(np.random, "default_rng", watched)
+    trained(replace(TINY, sampling="curriculum", iterations=2, warmup=1, held_out=0.0), made)
+    assert len(seeds) == 3 * 2 * TINY.tasks
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_curriculum_is_told_the_auc_of_each_task(made: LabelledImages) -> None:
+    _, log = trained(replace(TINY, sampling="curriculum", iterations=2, warmup=1, query=5), made)
+    common = made.common().classes
+    arms, last = Curriculum(len(common), 2, seed=0).arms, {}
+    for record in log.records:
+        for task in record["tasks"]:
+            last[arms.index(tuple(sorted(common.index(name) for name in task["classes"])))] = task["auc"]
+    state = log.states[-1].policy
+    assert {arm: float(state["last"][arm]) for arm in last} == pytest.approx(last)
+    assert int(state["last_known"].sum()) == len(last)
+
+
+def test_training_tasks_have_the_methods_shot_and_query(made: LabelledImages, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    seen, original = set(), maml.meta_gradient
+
+    def watched(net, params, task, **how):  # type: ignore[no-untyped-def]
+        seen.add((len(task.support_y), len(task.query_y), how["steps"], how["lr"], how["second_order"]))
+        return original(net, params, task, **how)
+
+    monkeypatch.setattr(maml, "meta_gradient", watched)
+    trained(replace(TINY, shot=2, query=3, steps=3, second_order=False, iterations=1, warmup=0), made)
+    assert seen == {(4, 6, 3, 0.05, False)}
+
+
+def test_augment_says_whether_training_images_are_turned(made: LabelledImages) -> None:
+    losses = [
+        trained(replace(TINY, iterations=1, warmup=0, augment=on), made)[1].records[0]["loss"] for on in (True, False)
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_what_training_begins_with_is_of_its_seed_and_of_the_lesions_it_trains_on(made: LabelledImages) -> None:
+    one, again, other = (TINY.untrained(made.common(), seed=seed) for seed in (0, 0, 1))
+    assert state_hash(one.state()) == state_hash(again.state()) != state_hash(other.state())
+    train, _ = held_out(made.common(), TINY.held_out)
+    assert torch.equal(one.pixels.mean, Pixels.of(train).mean)
+    assert not torch.equal(one.pixels.mean, Pixels.of(made.common()).mean)
+
+
+def test_the_outer_loss_is_told_how_many_classes_a_task_has(made: LabelledImages) -> None:
+    loss = DifficultyAware(normalised=True)
+    _, log = trained(replace(TINY, way=3, meta_loss=loss, iterations=1, warmup=0), made)
+    tasks = log.records[0]["tasks"]
+    expected = difficulty_weight(loss, torch.tensor([task["loss"] for task in tasks], dtype=torch.float64), 3)
+    assert [task["weight"] for task in tasks] == pytest.approx(expected.tolist(), rel=1e-12)
+
+
+def test_each_validation_episode_adapts_by_its_own_seed(made: LabelledImages) -> None:
+
+    seeds: list[int] = []
+
+    def adapt(support: Any, *, seed: int = 0) -> Any:
+        seeds.append(seed)
+        return lambda x: torch.full((len(x), 2), 0.5)
+
+    mean_auc(SimpleNamespace(adapt=adapt), Episodes(made.rare(), EpisodeSpec(2, 1, 2), seed=0), 3)  # type: ignore[arg-type]
+    assert seeds == [0, 1, 2]
