@@ -262,8 +262,7 @@ def test_table1_at_the_smoke_scale_is_whole_in_ten_minutes_and_the_same_after_ki
     told = [process.communicate()[0].decode() for process in (whole, broken)]
     assert (whole.returncode, broken.returncode) == (0, 0)
     assert time.monotonic() - began < 600
-    assert told[0].count("over") >= 60
-    assert told[0].replace("whole", "broken") == told[1]
+    assert told[0].replace(str(tmp_path / "whole"), "") == told[1].replace(str(tmp_path / "broken"), "")
     assert "empty" not in told[0]
     first, second = (lines_of(tmp_path / name) for name in ("whole", "broken"))
     assert sum("cells" in name and not name.endswith(".queries.jsonl") for name in first) == 60
