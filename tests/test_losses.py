@@ -182,6 +182,7 @@ def test_a_loss_that_makes_no_sense_is_refused(wrong: dict[str, float], message:
 
 
 def test_the_line_may_not_begin_where_eps_has_taken_over() -> None:
+    assert DifficultyAware().linear_from == 0.9
     assert DifficultyAware(linear_from=1 - 1e-6).linear_from == 1 - 1e-6
     with pytest.raises(ValueError, match="linear_from="):
         DifficultyAware(linear_from=1 - 1e-7)
