@@ -149,26 +149,27 @@ def test_a_signal_stops_with_its_exit_code_and_the_same_command_goes_on(
     assert len((run / "log.jsonl").read_text().splitlines()) == 4
 
 
-def test_a_run_that_diverged_is_exit_code_1_when_all_else_is_printed(
-    cli: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TrainingDivergedError("training diverged: here"), 1),
+        (NoWeightsError("ImageNet's weights need the extra"), 2),
+    ],
+)
+def test_cells_that_stay_empty_have_an_exit_code_when_all_else_is_printed(
+    error: Exception,
+    code: int,
+    cli: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    let_maml_fail(monkeypatch, TrainingDivergedError("training diverged: here"))
-    assert cli("tiny", "--data", "made", "--seeds", "1", "--rows", "maml", "--rows", "untrained", "--shots", "1") == 1
+    let_maml_fail(monkeypatch, error)
+    rows = ("--rows", "maml", "--rows", "untrained")
+    assert cli("tiny", "--data", "made", "--seeds", "1", *rows, "--shots", "1") == code
     told = capsys.readouterr()
-    assert "empty: maml-1shot-seed0: training diverged: here" in told.out
+    assert f"empty: maml-1shot-seed0: {error}" in told.out
     assert "random start" in told.out
-    assert "rareshot: training diverged: here" in told.err
-
-
-def test_cells_without_imagenets_weights_are_exit_code_2_when_all_else_is_printed(
-    cli: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    let_maml_fail(monkeypatch, NoWeightsError("ImageNet's weights need the extra"))
-    assert cli("tiny", "--data", "made", "--seeds", "1", "--rows", "maml", "--rows", "untrained", "--shots", "1") == 2
-    told = capsys.readouterr()
-    assert "empty: maml-1shot-seed0: ImageNet's weights need the extra" in told.out
-    assert "random start" in told.out
-    assert told.err.endswith("rareshot: ImageNet's weights need the extra\n")
+    assert told.err.endswith(f"rareshot: {error}\n")
 
 
 @pytest.mark.parametrize(

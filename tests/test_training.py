@@ -402,7 +402,6 @@ def test_the_curriculum_is_told_the_auc_of_each_task(made: LabelledImages) -> No
 
 
 def test_training_tasks_have_the_methods_shot_and_query(made: LabelledImages, monkeypatch: pytest.MonkeyPatch) -> None:
-
     seen, original = set(), maml.meta_gradient
 
     def watched(net, params, task, **how):  # type: ignore[no-untyped-def]
@@ -438,7 +437,6 @@ def test_the_outer_loss_is_told_how_many_classes_a_task_has(made: LabelledImages
 
 
 def test_each_validation_episode_adapts_by_its_own_seed(made: LabelledImages) -> None:
-
     seeds: list[int] = []
 
     def adapt(support: Any, *, seed: int = 0) -> Any:

@@ -17,6 +17,8 @@ from rareshot.methods.relation import RelationNet
 from rareshot.methods.supervised import Supervised
 from rareshot.types import Method
 
+WAY = 2
+"""Classes of an episode in all of the tables."""
 CONV, DENSE = "4 conv blocks", "DenseNet-121"
 ADAPTING = ("classifier", "test_steps", "finetune_lr", "beside_imagenet")
 """Fields of `Supervised` that training ignores: rows that differ in them alone share one run."""
@@ -224,8 +226,6 @@ _TABLE3 = Table(
 )
 
 
-WAY = 2
-"""Classes of an episode in each of these tables."""
 TRANSDUCTIVE = "-transductive"
 """How the key of a transductive twin ends."""
 

@@ -318,5 +318,5 @@ def _close(setting: Setting, empty: Mapping[str, Exception]) -> None:
     for reason, names in reasons.items():
         CONSOLE.print(f"empty: {', '.join(names)}: {reason}", soft_wrap=True)
     CONSOLE.print(f"raw lines: {setting.folder / 'cells'}; runs: {setting.folder / 'runs'}", soft_wrap=True)
-    for error in sorted(empty.values(), key=lambda error: not isinstance(error, TrainingDivergedError)):
-        raise error
+    if empty:
+        raise min(empty.values(), key=lambda error: not isinstance(error, TrainingDivergedError))
